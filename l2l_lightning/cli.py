@@ -1,0 +1,120 @@
+"""``l2l fit | validate | test``: a LightningCLI."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from l2l_lightning import checkpoint
+from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
+from l2l_lightning.core.errors import InputError
+from l2l_lightning.data import ProblemDataModule
+from l2l_lightning.meta_optimizer import MetaOptimizerModule
+
+CHECKPOINTS = "checkpoints"
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration beside the run; a resumed run adds a file of its own."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        count = 0
+        while not self.already_saved and Path(trainer.log_dir or ".", self.config_filename).exists():
+            count += 1
+            self.config_filename = f"config-resumed-{count}.yaml"
+        super().setup(trainer, pl_module, stage)
+
+
+class L2LCLI(LightningCLI):
+    """Adds the link of the unroll, the checkpoint callback, a folder a run, and ``--ckpt_path last | best``."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str | None, help="folder of the runs below logs/; the configuration's name")
+        parser.link_arguments("model.unroll", "data.init_args.unroll")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {"checkpoint.monitor": "val/mean_loss", "checkpoint.filename": "best", "checkpoint.save_last": True}
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        # Checkpoints hold tensors and plain values only, so `weights_only` is nothing to choose.
+        commands = LightningCLI.subcommands()
+        return {name: commands[name] | {"weights_only"} for name in ("fit", "validate", "test")}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, then name the run, and find and check the checkpoint before anything is built."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        if config.name is None:
+            config.name = Path(str(config.config[-1])).stem if config.config else "run"
+        root = Path(config.trainer.default_root_dir or "logs")
+        self.run_folder = (root, config.name, None)  # save_dir, name and version of the logger
+        if config.ckpt_path is None:
+            return
+        asked = str(config.ckpt_path)
+        path = newest_checkpoint(root / config.name, asked) if asked in ("last", "best") else Path(asked)
+        checkpoint.read(path)
+        config.ckpt_path = str(path)
+        run = path.resolve().parent.parent if path.parent.name == CHECKPOINTS else None
+        if self.config.subcommand != "fit":
+            self.run_folder = (run or root / config.name, self.config.subcommand, None)
+        elif run and asked == "last":
+            self.run_folder = (run.parent.parent, run.parent.name, run.name)  # go on in the same folder
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Put the run's logger and a progress bar in, unless the configuration has its own."""
+        config = self.config_init[self.subcommand].trainer
+        if config.logger in (None, True):
+            save_dir, name, version = self.run_folder
+            kwargs["logger"] = TensorBoardLogger(save_dir, name, version, default_hp_metric=False)
+        callbacks = config.callbacks or []
+        if config.enable_progress_bar is not False and not any(isinstance(item, ProgressBar) for item in callbacks):
+            kwargs["callbacks"] = [*callbacks, TQDMProgressBar(refresh_rate=20)]
+        return super().instantiate_trainer(**kwargs)
+
+
+def newest_checkpoint(runs: Path, name: str) -> Path:
+    """The newest ``last.ckpt`` or ``best.ckpt`` below a folder of runs.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found = sorted(runs.glob(f"version_*/{CHECKPOINTS}/{name}.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(f"There is no {name}.ckpt in any run below {runs}; run `l2l fit` with this configuration first.")
+    return found[-1]
+
+
+def main(args: ArgsType = None) -> None:
+    """Entry point of the console script; a user's mistake ends with one sentence and exit status 2."""
+    sys.path.insert(0, os.getcwd())  # plug-ins from the user's own modules
+    try:
+        L2LCLI(
+            MetaOptimizerModule,
+            ProblemDataModule,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"description": "Meta-train and measure learned optimizers."},
+            trainer_defaults={
+                "callbacks": [InnerStepsPerSecond(), ContenderCurves(), ComparisonReport()],
+                "enable_model_summary": False,
+                "log_every_n_steps": 20,
+                "num_sanity_val_steps": 0,
+            },
+            args=args,
+        )
+    except (InputError, MisconfigurationException) as error:
+        sys.exit(f"l2l: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pure functions and dataclasses: no Lightning, no data sets, no files."""

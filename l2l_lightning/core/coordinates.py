@@ -1,0 +1,56 @@
+"""Named parameters <-> one flat vector of n coordinates."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class CoordinateLayout:
+    """Where each named parameter of an optimizee lies in the vector theta.
+
+    Attributes:
+        names: parameter names in the order of ``named_parameters()``.
+        shapes: their shapes, in the same order.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "CoordinateLayout":
+        """The layout of all parameters of a module."""
+        named = dict(module.named_parameters())
+        return cls(tuple(named), tuple(parameter.shape for parameter in named.values()))
+
+    @property
+    def n(self) -> int:
+        """Number of coordinates."""
+        return sum(prod(shape) for shape in self.shapes)
+
+    def slices(self) -> Iterator[tuple[str, slice, torch.Size]]:
+        """Name, slice of theta's last dimension and shape of each parameter."""
+        start = 0
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            stop = start + prod(shape)
+            yield name, slice(start, stop), shape
+            start = stop
+
+    def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Parameters of shape (..., *shape) -> theta (..., n)."""
+        pieces = []
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            value = parameters[name]
+            lead = value.shape[: value.dim() - len(shape)]
+            pieces.append(value.reshape(*lead, prod(shape)))
+        return torch.cat(pieces, dim=-1)
+
+    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
+        """theta (..., n) -> views of shape (..., *shape), no copies."""
+        return {
+            name: theta[..., where].unflatten(-1, shape) if shape else theta[..., where.start]
+            for name, where, shape in self.slices()
+        }

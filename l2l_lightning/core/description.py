@@ -1,0 +1,48 @@
+"""An object's class and arguments as plain values, so that a checkpoint can say what it holds."""
+
+import inspect
+from typing import Any
+
+from l2l_lightning.core.errors import InputError
+
+Description = dict[str, Any]
+
+
+def describe(thing: Any) -> Any:
+    """Plain values stay; an object becomes ``{"class_path": ..., "init_args": {...}}``.
+
+    Arguments are read by the convention of scikit-learn: every argument of ``__init__`` is kept as an attribute of the
+    same name.
+
+    Raises:
+        InputError: if an argument is not kept so.
+    """
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    if isinstance(thing, list | tuple):
+        return [describe(item) for item in thing]
+    if isinstance(thing, dict):
+        return {key: describe(value) for key, value in thing.items()}
+    kind = type(thing)
+    arguments = {}
+    for name in list(inspect.signature(kind.__init__).parameters)[1:]:
+        if not hasattr(thing, name):
+            raise InputError(
+                f"{kind.__name__} must keep its argument {name!r} as self.{name}, so that a checkpoint can describe it."
+            )
+        arguments[name] = describe(getattr(thing, name))
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+def differences(expected: Any, found: Any, where: str = "") -> list[str]:
+    """One phrase for each value in which two descriptions differ, such as ``hidden_size: 20 against 40``."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        if expected.get("class_path") != found.get("class_path"):
+            names = [str(side.get("class_path")).rpartition(".")[2] for side in (expected, found)]
+            return [f"{where or 'class'}: {names[0]} against {names[1]}"]
+        phrases = []
+        for key in sorted(expected.keys() | found.keys()):
+            inner = where if key in ("init_args", "class_path") else f"{where}.{key}".lstrip(".")
+            phrases += differences(expected.get(key), found.get(key), inner)
+        return phrases
+    return [] if expected == found else [f"{where}: {expected} against {found}"]

@@ -1,0 +1,36 @@
+"""The one exception for what a user got wrong: bad arguments, missing files, mismatched checkpoints."""
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """One sentence that says what was wrong, where, and what would be right; the CLI prints it without a stack trace."""
+
+
+def check_positive_int(owner: object, **values: int) -> None:
+    """Raise InputError unless every value is an integer of at least 1 (``True`` is not an integer here)."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{type(owner).__name__}: {name} must be a positive integer, got {value!r}.")
+
+
+def check_positive(owner: object, **values: float) -> None:
+    """Raise InputError unless every value is a finite number above 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise InputError(f"{type(owner).__name__}: {name} must be a positive number, got {value!r}.")
+
+
+def check_non_negative(owner: object, **values: float) -> None:
+    """Raise InputError unless every value is a finite number of at least 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise InputError(f"{type(owner).__name__}: {name} must be a number of at least 0, got {value!r}.")
+
+
+def check_choice(owner: object, choices: Iterable[str], **values: str) -> None:
+    """Raise InputError unless every value is one of the choices."""
+    choices = list(choices)
+    for name, value in values.items():
+        if value not in choices:
+            raise InputError(f"{type(owner).__name__}: {name} must be one of {', '.join(choices)}, got {value!r}.")

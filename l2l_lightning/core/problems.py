@@ -1,0 +1,106 @@
+"""B copies of an optimizee as pure functions of their coordinates."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from l2l_lightning.core.coordinates import CoordinateLayout
+from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.window import Data
+
+
+class Problems:
+    """Losses and gradients of B problems with one optimizee as their template.
+
+    The template only lends its code, its buffers and its initialisation; its parameters are replaced at every call.
+
+    Args:
+        optimizee: a module with ``forward(data) -> scalar loss`` and ``reset_parameters(generator)``.
+        device: where the problems live.
+
+    Raises:
+        InputError: if the optimizee has no parameters.
+    """
+
+    def __init__(self, optimizee: nn.Module, device: torch.device | str = "cpu") -> None:
+        self.template = copy.deepcopy(optimizee).to(device).requires_grad_(False)
+        self.layout = CoordinateLayout.of(self.template)
+        if self.layout.n == 0:
+            raise InputError(f"The optimizee {type(optimizee).__name__} has no parameters to optimize.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the problems live."""
+        return next(self.template.parameters()).device
+
+    def to(self, device: torch.device | str) -> "Problems":
+        """Move the template in place."""
+        self.template.to(device)
+        return self
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Initial thetas (count, n), one call of the optimizee's ``reset_parameters`` each."""
+        thetas = []
+        for _ in range(count):
+            self.template.reset_parameters(generator)  # type: ignore[operator]
+            thetas.append(self.layout.flatten(dict(self.template.named_parameters())))
+        return torch.stack(thetas)
+
+    def losses(self, theta: Tensor, data: Data) -> Tensor:
+        """theta (B, n) and leaves (B, ...) -> losses (B,).
+
+        Raises:
+            InputError: if the optimizee does not return one scalar a problem, or cannot read the data.
+        """
+
+        def loss(theta: Tensor, data: Data) -> Tensor:
+            return functional_call(self.template, self.layout.unflatten(theta), (data,))
+
+        name = type(self.template).__name__
+        try:
+            losses = vmap(loss)(theta, data) if data else vmap(lambda theta: loss(theta, {}))(theta)
+        except KeyError as missing:
+            raise InputError(
+                f"The optimizee {name} reads {missing} from its data, but the DataModule provides {sorted(data)}."
+            ) from missing
+        if losses.shape != theta.shape[:1]:
+            raise InputError(
+                f"The optimizee {name} must return a scalar loss, but returned shape {tuple(losses.shape[1:])}."
+            )
+        return losses
+
+    def losses_and_grads(self, theta: Tensor, data: Data, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+        """Losses (B,) and gradients (B, n); both constants unless ``create_graph``.
+
+        Problems do not interact, so the gradient of the summed losses holds each problem's own.
+        Works under ``no_grad`` too.
+        """
+        with torch.enable_grad():
+            theta = theta if create_graph and theta.requires_grad else theta.detach().requires_grad_()
+            losses = self.losses(theta, data)
+            (grads,) = torch.autograd.grad(losses.sum(), theta, create_graph=create_graph)
+        return (losses, grads) if create_graph else (losses.detach(), grads)
+
+    def metrics(self, theta: Tensor, data: Data) -> dict[str, Tensor]:
+        """The optimizee's metrics, leaves (B,), for theta (B, n) on data that all problems share."""
+
+        call = _MetricsCall(self.template)
+
+        def metrics(theta: Tensor) -> dict[str, Tensor]:
+            parameters = {f"optimizee.{name}": value for name, value in self.layout.unflatten(theta).items()}
+            return functional_call(call, parameters, (data,))
+
+        return vmap(metrics)(theta)
+
+
+class _MetricsCall(nn.Module):
+    """``functional_call`` calls ``forward`` only; this makes ``metrics`` the forward."""
+
+    def __init__(self, optimizee: nn.Module) -> None:
+        super().__init__()
+        self.optimizee = optimizee
+
+    def forward(self, data: Data) -> dict[str, Tensor]:
+        return self.optimizee.metrics(data)  # type: ignore[operator]

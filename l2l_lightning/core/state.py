@@ -1,0 +1,71 @@
+"""Where B problems stand between two windows, and how some of them start afresh."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from l2l_lightning.core.window import Data
+
+RuleState = dict[str, Tensor]
+
+
+@dataclass
+class InnerState:
+    """Everything that one window hands to the next; all tensors detached.
+
+    Attributes:
+        theta: (B, n) coordinates of every problem.
+        rule: the rule's state, leaves (*features, B, n).
+        instance: the problems' own data, leaves (B, ...); empty where a problem is its data stream.
+        age: (B,) int64, inner steps since the problem's reset.
+        lifetime: (B,) int64, the age at which the problem is reset.
+        diverged: (B,) bool, a loss or gradient was not finite; the problem is reset at the next window.
+    """
+
+    theta: Tensor
+    rule: RuleState
+    instance: Data
+    age: Tensor
+    lifetime: Tensor
+    diverged: Tensor
+
+    @property
+    def due(self) -> Tensor:
+        """(B,) bool: problems to be reset before the next window."""
+        return (self.age >= self.lifetime) | self.diverged
+
+    def state_dict(self) -> dict[str, Tensor | dict[str, Tensor]]:
+        """Tensors and dicts of tensors only, so that ``torch.load(weights_only=True)`` reads it."""
+        return dict(vars(self))
+
+    def to(self, device: torch.device | str) -> "InnerState":
+        """A copy of the state whose tensors are on ``device``."""
+
+        def move(value: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+            return {k: v.to(device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)
+
+        return InnerState(**{name: move(value) for name, value in vars(self).items()})  # type: ignore[arg-type]
+
+
+def fresh_state(theta: Tensor, rule: RuleState, instance: Data, lifetime: Tensor) -> InnerState:
+    """The state of B problems that start now."""
+    age = torch.zeros_like(lifetime)
+    return InnerState(theta, rule, instance, age, lifetime, torch.zeros_like(age, dtype=torch.bool))
+
+
+def reset_problems(state: InnerState, fresh: InnerState, mask: Tensor) -> InnerState:
+    """``fresh`` where ``mask`` (B,) holds, ``state`` elsewhere."""
+    coordinates = mask.unsqueeze(-1)  # (B, 1) broadcasts over leaves (*features, B, n)
+
+    def select_instance(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)
+
+    return InnerState(
+        theta=torch.where(coordinates, fresh.theta, state.theta),
+        rule={name: torch.where(coordinates, fresh.rule[name], old) for name, old in state.rule.items()},
+        instance={name: select_instance(fresh.instance[name], old) for name, old in state.instance.items()},
+        age=torch.where(mask, fresh.age, state.age),
+        lifetime=torch.where(mask, fresh.lifetime, state.lifetime),
+        diverged=state.diverged & ~mask,
+    )

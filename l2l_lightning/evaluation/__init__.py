@@ -1,0 +1,1 @@
+"""Contenders side by side, and what is reported of them."""

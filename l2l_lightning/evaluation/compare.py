@@ -1,0 +1,154 @@
+"""Contenders side by side on the same problems, and baselines with tuned learning rates."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from l2l_lightning.core.errors import check_positive
+from l2l_lightning.core.objective import Objective
+from l2l_lightning.core.problems import Problems
+from l2l_lightning.core.random import Split, Stream, keyed_generator
+from l2l_lightning.core.state import InnerState, fresh_state
+from l2l_lightning.core.unroll import unroll
+from l2l_lightning.core.window import Window
+from l2l_lightning.rules import (
+    SGD,
+    Adagrad,
+    Adam,
+    Adamax,
+    HandmadeRule,
+    Momentum,
+    Nesterov,
+    RMSprop,
+    UpdateRule,
+)
+
+LEARNED = "learned"
+
+
+@dataclass
+class Contender:
+    """A rule under a name.
+
+    Attributes:
+        name: how tables and charts call it.
+        rule: the rule.
+        learning_rate: the tuned rate of a hand-made rule, None for a learned one.
+    """
+
+    name: str
+    rule: UpdateRule
+    learning_rate: float | None = None
+
+
+@dataclass
+class Result:
+    """How a contender did on V problems.
+
+    Attributes:
+        learning_rate: the tuned rate of a hand-made rule, None for a learned one.
+        curve: (T+1, V) losses on the data stream, inf from the point on where a problem diverged.
+        metrics: the optimizee's metrics of the final parameters on held-out data, each (V,).
+    """
+
+    learning_rate: float | None
+    curve: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Race:
+    """Contenders that start from the same initial parameters and see the same instances and minibatches.
+
+    Args:
+        contenders: who takes part.
+        problems: the optimizee.
+        window: the first window; its instances define the problems.
+        split: the family of problems, which fixes their initial parameters.
+    """
+
+    def __init__(self, contenders: Sequence[Contender], problems: Problems, window: Window, split: Split) -> None:
+        self.contenders = contenders
+        self.problems = problems
+        generator = keyed_generator(Stream.INITIALISATION, split, device=problems.device)
+        theta = problems.draw(window.problems, generator)
+        forever = torch.full((window.problems,), torch.iinfo(torch.int64).max, device=theta.device)
+        for contender in contenders:
+            contender.rule.bind(problems.layout)
+        self.states: list[InnerState] = [
+            fresh_state(theta, contender.rule.init_state(theta), window.instance, forever) for contender in contenders
+        ]
+        self._curves: list[list[Tensor]] = [[] for _ in contenders]
+
+    @torch.no_grad()
+    def advance(self, window: Window) -> None:
+        """Let every contender walk through the window."""
+        for place, contender in enumerate(self.contenders):
+            walked = unroll(contender.rule, self.problems, self.states[place], window, Objective())
+            self.states[place] = walked.state
+            self._curves[place].append(walked.curve)
+
+    def results(self) -> dict[str, Result]:
+        """Name -> result; of a point between two windows the later window's value counts, as its gradient was used."""
+        results = {}
+        for contender, pieces in zip(self.contenders, self._curves, strict=True):
+            curve = torch.cat([piece[:-1] for piece in pieces] + [pieces[-1][-1:]])
+            diverged = torch.isfinite(curve).logical_not().cumsum(0) > 0
+            results[contender.name] = Result(contender.learning_rate, torch.where(diverged, torch.inf, curve))
+        return results
+
+
+DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+
+
+class Baselines:
+    """Hand-made rules to be compared with, their learning rates chosen on a grid.
+
+    Args:
+        rules: the rules; by default SGD, Momentum, Nesterov, Adagrad, RMSprop, Adam and Adamax. Their own rates are ignored.
+        learning_rates: the grid; by default 1e-4, 3e-4, ... 1.
+
+    Raises:
+        InputError: for a rate that is not positive.
+    """
+
+    def __init__(
+        self, rules: list[HandmadeRule] | None = None, learning_rates: list[float] | None = None
+    ) -> None:
+        self.learning_rates = list(DEFAULT_RATES) if learning_rates is None else learning_rates
+        for rate in self.learning_rates:
+            check_positive(self, learning_rates=rate)
+        defaults = [SGD(), Momentum(), Nesterov(), Adagrad(), RMSprop(), Adam(), Adamax()]
+        self.rules: dict[str, HandmadeRule] = {}
+        for rule in defaults if rules is None else rules:
+            name = type(rule).__name__
+            self.rules[name if name not in self.rules else f"{name}-{len(self.rules)}"] = rule
+
+    def tune(self, problems: Problems, windows: Iterable[Window]) -> dict[str, float]:
+        """Name -> the rate with the smallest mean loss over the trajectories of the tuning problems.
+
+        A rate that diverges on any of them loses to every rate that does not; the smallest wins where all do.
+        """
+        rates = {}
+        for name, rule in self.rules.items():
+            grid = [Contender(str(rate), rule.with_rate(rate), rate) for rate in sorted(self.learning_rates)]
+            results = race(grid, problems, windows, Split.TUNING)
+            best = min(grid, key=lambda contender: float(results[contender.name].curve.mean()))
+            rates[name] = float(best.name)
+        return rates
+
+    def contenders(self, rates: dict[str, float]) -> list[Contender]:
+        """The rules at the given rates."""
+        return [Contender(name, rule.with_rate(rates[name]), rates[name]) for name, rule in self.rules.items()]
+
+
+def race(contenders: Sequence[Contender], problems: Problems, windows: Iterable[Window], split: Split) -> dict[str, Result]:
+    """Run a whole race; windows are moved to the problems' device."""
+    running: Race | None = None
+    for window in windows:
+        window = window.to(problems.device)
+        running = running or Race(contenders, problems, window, split)
+        running.advance(window)
+    assert running is not None, "a race needs at least one window"
+    return running.results()

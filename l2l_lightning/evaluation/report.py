@@ -1,0 +1,115 @@
+"""Figures of merit with confidence intervals, as a table and as plain values."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from l2l_lightning.evaluation.compare import LEARNED, Result
+
+
+@dataclass
+class Estimate:
+    """A mean over problems.
+
+    Attributes:
+        mean: the mean; inf where a problem diverged.
+        ci95: half the width of its 95 % confidence interval by Student's t; nan for fewer than two problems or where a
+            problem diverged.
+    """
+
+    mean: float
+    ci95: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Estimate":
+        """Estimate from one value a problem, (V,)."""
+        count = len(values)
+        mean = float(values.double().mean())
+        if count < 2 or not torch.isfinite(values).all():
+            return cls(mean, float("nan"))
+        return cls(mean, float(stats.t.ppf(0.975, count - 1) * values.double().std() / count**0.5))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g}" if self.ci95 != self.ci95 else f"{self.mean:.4g} ± {self.ci95:.2g}"
+
+
+@dataclass
+class Summary:
+    """What the table shows of one contender.
+
+    Attributes:
+        learning_rate: tuned rate, None for a learned rule.
+        final_loss: loss at the last point.
+        mean_loss: mean over the points of the trajectory.
+        diverged: number of problems whose loss or gradient was not finite at some point.
+        problems: number of problems.
+        metrics: the optimizee's metrics on held-out data.
+    """
+
+    learning_rate: float | None
+    final_loss: Estimate
+    mean_loss: Estimate
+    diverged: int
+    problems: int
+    metrics: dict[str, Estimate]
+
+    @classmethod
+    def of(cls, result: Result) -> "Summary":
+        """Summarize curves (T+1, V)."""
+        final = result.curve[-1]
+        return cls(
+            result.learning_rate,
+            Estimate.of(final),
+            Estimate.of(result.curve.mean(0)),
+            int((~torch.isfinite(final)).sum()),
+            len(final),
+            {name: Estimate.of(values) for name, values in result.metrics.items()},
+        )
+
+
+def summarize(results: dict[str, Result]) -> dict[str, Summary]:
+    """Summaries by name, best mean loss first."""
+    summaries = {name: Summary.of(result) for name, result in results.items()}
+    return dict(sorted(summaries.items(), key=lambda item: item[1].mean_loss.mean))
+
+
+def ratio_to_best_baseline(summaries: dict[str, Summary], figure: str = "mean_loss") -> float:
+    """The learned rule's ``mean_loss`` or ``final_loss`` over the smallest of any baseline; nan without baselines."""
+    baselines = [getattr(summary, figure).mean for name, summary in summaries.items() if name != LEARNED]
+    if not baselines or LEARNED not in summaries:
+        return float("nan")
+    best = min(baselines)
+    return getattr(summaries[LEARNED], figure).mean / best if best else float("nan")
+
+
+def table(summaries: dict[str, Summary]) -> str:
+    """An aligned table, which is also Markdown."""
+    metrics = list(dict.fromkeys(name for summary in summaries.values() for name in summary.metrics))
+    rows = [["contender", "learning rate", "final loss", "mean loss", *metrics, "diverged"]]
+    for name, summary in summaries.items():
+        rate = "-" if summary.learning_rate is None else f"{summary.learning_rate:g}"
+        figures = [summary.final_loss, summary.mean_loss, *(summary.metrics[metric] for metric in metrics)]
+        rows.append([name, rate, *map(str, figures), f"{summary.diverged}/{summary.problems}"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def as_plain_values(summaries: dict[str, Summary]) -> dict[str, Any]:
+    """What goes into a JSON file; values that are not finite become null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return None if isinstance(value, float) and value - value != 0 else value
+
+    return {
+        "contenders": plain({name: asdict(summary) for name, summary in summaries.items()}),
+        "ratio_to_best_baseline": plain(
+            {figure: ratio_to_best_baseline(summaries, figure) for figure in ("mean_loss", "final_loss")}
+        ),
+    }

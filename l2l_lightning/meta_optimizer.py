@@ -1,0 +1,311 @@
+"""Meta-training as a LightningModule."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+
+from l2l_lightning import checkpoint as checkpoints
+from l2l_lightning.core.errors import InputError, check_positive_int
+from l2l_lightning.core.horizon import FixedHorizon, Horizon, stagger
+from l2l_lightning.core.objective import Objective
+from l2l_lightning.core.problems import Problems
+from l2l_lightning.core.random import Split, Stream, keyed_generator
+from l2l_lightning.core.state import InnerState, fresh_state, reset_problems
+from l2l_lightning.core.unroll import unroll
+from l2l_lightning.core.window import Window
+from l2l_lightning.data.base import ProblemDataModule
+from l2l_lightning.evaluation.compare import LEARNED, Baselines, Contender, Race, Result
+from l2l_lightning.evaluation.report import ratio_to_best_baseline, summarize
+from l2l_lightning.optimizees.base import OptimizeeModule
+from l2l_lightning.rules.base import UpdateRule
+
+
+def _adam(parameters: Iterable[Tensor]) -> Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-3)
+
+
+class MetaOptimizerModule(L.LightningModule):
+    """Trains an update rule on B problems side by side, one truncated unroll a training step.
+
+    ``training_step`` returns the meta-loss of one window; Lightning does the rest. Problems whose lifetime is over, and
+    those that diverged, are replaced in ``on_train_batch_start``. Validation and test let the learned rule and tuned
+    hand-made ones run on the same held-out problems.
+
+    Logged: ``train/meta_loss``, ``train/inner_loss/age_A`` (mean loss at the end of windows that started at ages from A
+    inner steps on), ``train/resets``, ``train/divergences`` and ``train/skipped_steps`` (totals since the start),
+    ``train/grad_norm`` of phi; ``val/final_loss``, ``val/mean_loss`` (over the trajectory), ``val/diverged``,
+    ``val/vs_best_baseline`` (ratio of mean losses, below 1 is better), ``val/<metric>``; in a test ``test/`` likewise.
+
+    Args:
+        rule: the update rule; its parameters phi are all that is trained and saved.
+        optimizee: the problem to be optimized; a template, neither trained by the outer optimizer nor saved.
+        unroll: U, inner steps in one window.
+        horizon: when problems restart; 100 inner steps where none is given.
+        stagger: spread the first restarts, so that every window sees problems of all ages.
+        objective: weights and transform of the meta-loss; the plain mean over the window where none is given.
+        second_order: differentiate through the optimizees' gradients; slower, and rarely better.
+        baselines: hand-made contenders and the grid of their learning rates; all with a default grid where none is given.
+        optimizer: outer optimizer; Adam with a rate of 1e-3 where none is given.
+        lr_scheduler: schedule of the outer learning rate, stepped after every window.
+        seed: of the problems' initial parameters and lifetimes; None takes that of ``seed_everything``.
+
+    Raises:
+        InputError: for an unroll that is not a positive integer.
+    """
+
+    def __init__(
+        self,
+        rule: UpdateRule,
+        optimizee: OptimizeeModule,
+        unroll: int = 20,
+        horizon: Horizon | None = None,
+        stagger: bool = True,
+        objective: Objective | None = None,
+        second_order: bool = False,
+        baselines: Baselines | None = None,
+        optimizer: Callable[[Iterable], Optimizer] = _adam,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive_int(self, unroll=unroll)
+        self.rule = rule
+        self.problems = Problems(optimizee)
+        self.rule.bind(self.problems.layout)
+        self.unroll = unroll
+        self.horizon = horizon or FixedHorizon()
+        self.horizon.announce(unroll)
+        self.stagger = stagger
+        self.objective = objective or Objective()
+        self.second_order = second_order
+        self.baselines = baselines or Baselines()
+        self.outer_optimizer = optimizer
+        self.outer_scheduler = lr_scheduler
+        self.seed = torch.initial_seed() if seed is None else seed
+
+        self.inner: InnerState | None = None
+        self.windows = 0
+        self.resets = 0
+        self.divergences = 0
+        self.skipped_steps = 0
+        self.learning_rates: dict[str, float] = {}  # of the baselines, once they are tuned
+        self.results: dict[str, Result] = {}  # of the newest validation or test
+        self._baseline_results: dict[Split, dict[str, Result]] = {}
+        self._race: Race | None = None
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.outer_optimizer(self.rule.parameters())
+        if self.outer_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.outer_scheduler(optimizer), "interval": "step"},
+        }
+
+    # Training
+
+    def on_train_start(self) -> None:
+        if not any(parameter.requires_grad for parameter in self.rule.parameters()):
+            raise InputError(f"model.rule: {type(self.rule).__name__} has no parameters to train.")
+        self.problems.to(self.device)
+        if self.inner is not None:
+            self.inner = self.inner.to(self.device)
+
+    def on_train_batch_start(self, batch: Window, batch_idx: int) -> None:
+        """Replace the problems that are due; the first window starts them all."""
+        self._check_unroll(batch)
+        if self.inner is None:
+            self.inner = self._fresh(batch, torch.ones(batch.problems, dtype=torch.bool, device=self.device))
+            if self.stagger:
+                self.inner.lifetime = stagger(self.inner.lifetime, self.unroll)
+            return
+        self._check_resumed(self.inner, batch)
+        due = self.inner.due
+        count = int(due.sum())
+        if count:
+            self.resets += count
+            self.divergences += int(self.inner.diverged.sum())
+            self.inner = reset_problems(self.inner, self._fresh(batch, due), due)
+
+    def _fresh(self, window: Window, mask: Tensor) -> InnerState:
+        """New problems where ``mask`` holds; elsewhere theta is a placeholder."""
+        generators = {
+            stream: keyed_generator(stream, Split.TRAIN, self.seed, self.global_rank, window.index, device=self.device)
+            for stream in (Stream.INITIALISATION, Stream.LIFETIMES)
+        }
+        drawn = self.problems.draw(int(mask.sum()), generators[Stream.INITIALISATION])
+        theta = drawn.new_zeros(window.problems, drawn.shape[-1])
+        theta[mask] = drawn
+        lifetime = self.horizon.draw(window.problems, self.windows, self.unroll, generators[Stream.LIFETIMES])
+        return fresh_state(theta, self.rule.init_state(theta), window.instance, lifetime)
+
+    def training_step(self, batch: Window, batch_idx: int) -> STEP_OUTPUT:
+        """The meta-loss of one window, with the curve (U+1, B) and the ages (B,) beside it for callbacks."""
+        assert self.inner is not None
+        age = self.inner.age
+        walked = unroll(self.rule, self.problems, self.inner, batch, self.objective, self.second_order)
+        self.inner = walked.state
+        self.windows += 1
+        if self._logs_now:
+            self.log("train/meta_loss", walked.meta_loss, prog_bar=True)
+            totals = {"resets": self.resets, "divergences": self.divergences, "skipped_steps": self.skipped_steps}
+            self.log_dict({f"train/{name}": float(total) for name, total in totals.items()})
+            self.log_dict(self._losses_by_age(age, walked.curve[-1]))
+        return {"loss": walked.meta_loss, "curve": walked.curve, "age": age}
+
+    @property
+    def _logs_now(self) -> bool:
+        """Logging costs time in every step, so it is done only when Lightning passes it on."""
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+
+    def _losses_by_age(self, age: Tensor, loss: Tensor) -> dict[str, Tensor]:
+        """Mean of the finite losses (B,) in groups of ages that start at 0, U, 2U, 4U, 8U ..."""
+        windows = torch.div(age, self.unroll, rounding_mode="floor")
+        groups = torch.where(windows > 0, windows.clamp_min(1).double().log2().floor().long() + 1, 0)
+        losses = {}
+        for group in groups.unique().tolist():
+            members = loss[(groups == group) & torch.isfinite(loss)]
+            start = 0 if group == 0 else self.unroll * 2 ** (group - 1)
+            if len(members):
+                losses[f"train/inner_loss/age_{start}"] = members.mean()
+        return losses
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Skip the step, and count it, where the meta-gradient is not finite."""
+        parameters = [parameter for parameter in self.rule.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
+        if not torch.isfinite(norm):
+            self.skipped_steps += 1
+            for parameter in parameters:
+                parameter.grad = None  # torch optimizers leave such parameters and their state alone
+        elif self._logs_now:
+            self.log("train/grad_norm", norm)
+
+    def _check_unroll(self, window: Window) -> None:
+        if window.unroll != self.unroll:
+            raise InputError(
+                f"The DataModule's windows have {window.unroll} inner steps, but model.unroll is {self.unroll}; "
+                "give both the same unroll."
+            )
+
+    def _check_resumed(self, inner: InnerState, window: Window) -> None:
+        found, expected = tuple(inner.theta.shape), (window.problems, self.problems.layout.n)
+        if found != expected:
+            raise InputError(
+                f"The checkpoint's inner state holds {found[0]} problems of {found[1]} coordinates, but this configuration "
+                f"has {expected[0]} of {expected[1]}; resume with the configuration that the checkpoint was trained with."
+            )
+
+    # Validation and test
+
+    def on_validation_start(self) -> None:
+        self.problems.to(self.device)
+
+    def on_test_start(self) -> None:
+        self.problems.to(self.device)
+
+    def validation_step(self, batch: Window, batch_idx: int) -> None:
+        self._race_on(batch, batch_idx, Split.VALIDATION)
+
+    def test_step(self, batch: Window, batch_idx: int) -> None:
+        self._race_on(batch, batch_idx, Split.TEST)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_race(Split.VALIDATION, "val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_race(Split.TEST, "test")
+
+    @property
+    def _datamodule(self) -> ProblemDataModule:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    # Lightning validates under inference_mode, whose tensors cannot take part in the optimizees' gradients.
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _race_on(self, window: Window, batch_idx: int, split: Split) -> None:
+        self._check_unroll(window)
+        window = window.clone()
+        if batch_idx == 0:
+            contenders = [Contender(LEARNED, self.rule)]
+            if split not in self._baseline_results and not self.trainer.sanity_checking:
+                contenders += self._tuned_baselines()
+            self._race = Race(contenders, self.problems, window, split)
+        assert self._race is not None
+        self._race.advance(window)
+
+    def _tuned_baselines(self) -> list[Contender]:
+        if not self.learning_rates and self.baselines.rules:
+            rank_zero_info(f"Tuning the learning rates of {', '.join(self.baselines.rules)} on their own problems ...")
+            self.learning_rates = self.baselines.tune(
+                self.problems, self._datamodule.held_out_windows(Split.TUNING)
+            )
+        return self.baselines.contenders(self.learning_rates)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _finish_race(self, split: Split, prefix: str) -> None:
+        assert self._race is not None
+        results = self._race.results()
+        for name, state in zip(results, self._race.states, strict=True):
+            results[name].metrics = self._score(state.theta, split)
+        if not self.trainer.sanity_checking:
+            # The baselines' problems and rates stay the same, so that one run serves all later validations.
+            baselines = {name: result for name, result in results.items() if name != LEARNED}
+            results |= self._baseline_results.setdefault(split, baselines)
+        self.results, self._race = results, None
+
+        summaries = summarize(results)
+        learned = summaries[LEARNED]
+        self.log(f"{prefix}/mean_loss", learned.mean_loss.mean, prog_bar=True)
+        self.log(f"{prefix}/final_loss", learned.final_loss.mean)
+        self.log(f"{prefix}/diverged", float(learned.diverged))
+        self.log(f"{prefix}/vs_best_baseline", ratio_to_best_baseline(summaries), prog_bar=True)
+        self.log_dict({f"{prefix}/{name}": estimate.mean for name, estimate in learned.metrics.items()})
+
+    def _score(self, theta: Tensor, split: Split) -> dict[str, Tensor]:
+        """The optimizee's metrics on held-out data for final parameters theta (V, n); leaves (V,)."""
+        means: list[dict[str, MeanMetric]] = [{} for _ in theta]
+        for data in self._datamodule.held_out_data(split, self.device):
+            size = len(next(iter(data.values())))
+            for name, values in self.problems.metrics(theta, data).items():
+                for mean, value in zip(means, values, strict=True):
+                    mean.setdefault(name, MeanMetric().to(self.device)).update(value, size)
+        names = means[0].keys()
+        return {name: torch.stack([mean[name].compute() for mean in means]) for name in names}
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[checkpoints.KEY] = {
+            "rule": checkpoints.describe_rule(self.rule),
+            "seed": self.seed,
+            "windows": self.windows,
+            "resets": self.resets,
+            "divergences": self.divergences,
+            "skipped_steps": self.skipped_steps,
+            "learning_rates": self.learning_rates,
+            "inner": None if self.inner is None else self.inner.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another rule's checkpoint; take over the training state where training goes on.
+
+        Raises:
+            InputError: if the checkpoint is not one of this project or its rule differs.
+        """
+        saved = checkpoints.saved_state(checkpoint)
+        checkpoints.check_same_rule(saved["rule"], self.rule)
+        if self._trainer is None or not self.trainer.training and self.trainer.state.fn != "fit":
+            return
+        for name in ("seed", "windows", "resets", "divergences", "skipped_steps", "learning_rates"):
+            setattr(self, name, saved[name])
+        self.inner = None if saved["inner"] is None else InnerState(**saved["inner"])
