@@ -28,9 +28,10 @@ class InnerStepsPerSecond(Callback):
             self._since, self._windows = time.perf_counter(), 0
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, MetaOptimizerModule) and self._since is not None
+        assert isinstance(pl_module, MetaOptimizerModule)
+        assert self._since is not None
         self._windows += 1
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             rate = self._windows * pl_module.unroll / (time.perf_counter() - self._since)
             pl_module.log("train/inner_steps_per_second", rate, prog_bar=True)
             self._since = None

@@ -1,7 +1,9 @@
 """``l2l fit | validate | test``: a LightningCLI."""
 
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from l2l_lightning import checkpoint
+from l2l_lightning import checkpoint, user_errors
 from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
@@ -55,7 +56,7 @@ class L2LCLI(LightningCLI):
         if config.name is None:
             config.name = Path(str(config.config[-1])).stem if config.config else "run"
         root = Path(config.trainer.default_root_dir or "logs")
-        self.run_folder = (root, config.name, None)  # save_dir, name and version of the logger
+        self.run_folder: tuple[Path, str, str | None] = (root, config.name, None)  # save_dir, name, version
         if config.ckpt_path is None:
             return
         asked = str(config.ckpt_path)
@@ -88,13 +89,22 @@ def newest_checkpoint(runs: Path, name: str) -> Path:
     """
     found = sorted(runs.glob(f"version_*/{CHECKPOINTS}/{name}.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise InputError(f"There is no {name}.ckpt in any run below {runs}; run `l2l fit` with this configuration first.")
+        raise InputError(
+            f"There is no {name}.ckpt in any run below {runs}; run `l2l fit` with this configuration first."
+        )
     return found[-1]
+
+
+def quiet_lightning() -> None:
+    """Hide Lightning's advertisement and a deprecation that it causes itself."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "litlogger" not in str(line.msg))
 
 
 def main(args: ArgsType = None) -> None:
     """Entry point of the console script; a user's mistake ends with one sentence and exit status 2."""
     sys.path.insert(0, os.getcwd())  # plug-ins from the user's own modules
+    quiet_lightning()
     try:
         L2LCLI(
             MetaOptimizerModule,
@@ -103,6 +113,7 @@ def main(args: ArgsType = None) -> None:
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=user_errors.OneSentenceParser,
             parser_kwargs={"description": "Meta-train and measure learned optimizers."},
             trainer_defaults={
                 "callbacks": [InnerStepsPerSecond(), ContenderCurves(), ComparisonReport()],
@@ -112,8 +123,11 @@ def main(args: ArgsType = None) -> None:
             },
             args=args,
         )
-    except (InputError, MisconfigurationException) as error:
-        sys.exit(f"l2l: error: {error}")
+    except Exception as error:
+        mistake = user_errors.find(error)
+        if mistake is None:
+            raise
+        sys.exit(f"l2l: error: {mistake}")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
 
 from l2l_lightning import checkpoint as checkpoints
 from l2l_lightning.core.errors import InputError, check_positive_int
@@ -22,7 +20,7 @@ from l2l_lightning.core.state import InnerState, fresh_state, reset_problems
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
 from l2l_lightning.data.base import ProblemDataModule
-from l2l_lightning.evaluation.compare import LEARNED, Baselines, Contender, Race, Result
+from l2l_lightning.evaluation.compare import LEARNED, Baselines, HeldOutComparison, Race, Result
 from l2l_lightning.evaluation.report import ratio_to_best_baseline, summarize
 from l2l_lightning.optimizees.base import OptimizeeModule
 from l2l_lightning.rules.base import UpdateRule
@@ -52,7 +50,7 @@ class MetaOptimizerModule(L.LightningModule):
         stagger: spread the first restarts, so that every window sees problems of all ages.
         objective: weights and transform of the meta-loss; the plain mean over the window where none is given.
         second_order: differentiate through the optimizees' gradients; slower, and rarely better.
-        baselines: hand-made contenders and the grid of their learning rates; all with a default grid where none is given.
+        baselines: hand-made contenders and the grid of their learning rates; all of them where none is given.
         optimizer: outer optimizer; Adam with a rate of 1e-3 where none is given.
         lr_scheduler: schedule of the outer learning rate, stepped after every window.
         seed: of the problems' initial parameters and lifetimes; None takes that of ``seed_everything``.
@@ -86,7 +84,6 @@ class MetaOptimizerModule(L.LightningModule):
         self.stagger = stagger
         self.objective = objective or Objective()
         self.second_order = second_order
-        self.baselines = baselines or Baselines()
         self.outer_optimizer = optimizer
         self.outer_scheduler = lr_scheduler
         self.seed = torch.initial_seed() if seed is None else seed
@@ -96,9 +93,8 @@ class MetaOptimizerModule(L.LightningModule):
         self.resets = 0
         self.divergences = 0
         self.skipped_steps = 0
-        self.learning_rates: dict[str, float] = {}  # of the baselines, once they are tuned
+        self.comparison = HeldOutComparison(rule, self.problems, baselines or Baselines())
         self.results: dict[str, Result] = {}  # of the newest validation or test
-        self._baseline_results: dict[Split, dict[str, Result]] = {}
         self._race: Race | None = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -138,7 +134,7 @@ class MetaOptimizerModule(L.LightningModule):
     def _fresh(self, window: Window, mask: Tensor) -> InnerState:
         """New problems where ``mask`` holds; elsewhere theta is a placeholder."""
         generators = {
-            stream: keyed_generator(stream, Split.TRAIN, self.seed, self.global_rank, window.index, device=self.device)
+            stream: keyed_generator(stream, Split.TRAIN, self.seed, self.global_rank, window.number, device=self.device)
             for stream in (Stream.INITIALISATION, Stream.LIFETIMES)
         }
         drawn = self.problems.draw(int(mask.sum()), generators[Stream.INITIALISATION])
@@ -164,7 +160,7 @@ class MetaOptimizerModule(L.LightningModule):
     @property
     def _logs_now(self) -> bool:
         """Logging costs time in every step, so it is done only when Lightning passes it on."""
-        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def _losses_by_age(self, age: Tensor, loss: Tensor) -> dict[str, Tensor]:
         """Mean of the finite losses (B,) in groups of ages that start at 0, U, 2U, 4U, 8U ..."""
@@ -200,8 +196,8 @@ class MetaOptimizerModule(L.LightningModule):
         found, expected = tuple(inner.theta.shape), (window.problems, self.problems.layout.n)
         if found != expected:
             raise InputError(
-                f"The checkpoint's inner state holds {found[0]} problems of {found[1]} coordinates, but this configuration "
-                f"has {expected[0]} of {expected[1]}; resume with the configuration that the checkpoint was trained with."
+                f"The checkpoint's inner state holds {found[0]} problems of {found[1]} coordinates, but this "
+                f"configuration has {expected[0]} of {expected[1]}; resume with the configuration of its own run."
             )
 
     # Validation and test
@@ -213,10 +209,10 @@ class MetaOptimizerModule(L.LightningModule):
         self.problems.to(self.device)
 
     def validation_step(self, batch: Window, batch_idx: int) -> None:
-        self._race_on(batch, batch_idx, Split.VALIDATION)
+        self._advance_race(batch, batch_idx, Split.VALIDATION)
 
     def test_step(self, batch: Window, batch_idx: int) -> None:
-        self._race_on(batch, batch_idx, Split.TEST)
+        self._advance_race(batch, batch_idx, Split.TEST)
 
     def on_validation_epoch_end(self) -> None:
         self._finish_race(Split.VALIDATION, "val")
@@ -226,61 +222,34 @@ class MetaOptimizerModule(L.LightningModule):
 
     @property
     def _datamodule(self) -> ProblemDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(datamodule, ProblemDataModule):
+            raise InputError("Validation and test need a ProblemDataModule: trainer.fit(module, datamodule=...).")
+        return datamodule
 
     # Lightning validates under inference_mode, whose tensors cannot take part in the optimizees' gradients.
     @torch.inference_mode(False)
-    @torch.no_grad()
-    def _race_on(self, window: Window, batch_idx: int, split: Split) -> None:
+    def _advance_race(self, window: Window, batch_idx: int, split: Split) -> None:
         self._check_unroll(window)
         window = window.clone()
         if batch_idx == 0:
-            contenders = [Contender(LEARNED, self.rule)]
-            if split not in self._baseline_results and not self.trainer.sanity_checking:
-                contenders += self._tuned_baselines()
-            self._race = Race(contenders, self.problems, window, split)
+            self._race = self.comparison.start(window, split, self._datamodule.held_out_windows(Split.TUNING))
         assert self._race is not None
         self._race.advance(window)
 
-    def _tuned_baselines(self) -> list[Contender]:
-        if not self.learning_rates and self.baselines.rules:
-            rank_zero_info(f"Tuning the learning rates of {', '.join(self.baselines.rules)} on their own problems ...")
-            self.learning_rates = self.baselines.tune(
-                self.problems, self._datamodule.held_out_windows(Split.TUNING)
-            )
-        return self.baselines.contenders(self.learning_rates)
-
     @torch.inference_mode(False)
-    @torch.no_grad()
     def _finish_race(self, split: Split, prefix: str) -> None:
         assert self._race is not None
-        results = self._race.results()
-        for name, state in zip(results, self._race.states, strict=True):
-            results[name].metrics = self._score(state.theta, split)
-        if not self.trainer.sanity_checking:
-            # The baselines' problems and rates stay the same, so that one run serves all later validations.
-            baselines = {name: result for name, result in results.items() if name != LEARNED}
-            results |= self._baseline_results.setdefault(split, baselines)
-        self.results, self._race = results, None
+        data = self._datamodule.held_out_data(split, self.device)
+        self.results, self._race = self.comparison.finish(self._race, split, data), None
 
-        summaries = summarize(results)
+        summaries = summarize(self.results)
         learned = summaries[LEARNED]
         self.log(f"{prefix}/mean_loss", learned.mean_loss.mean, prog_bar=True)
         self.log(f"{prefix}/final_loss", learned.final_loss.mean)
         self.log(f"{prefix}/diverged", float(learned.diverged))
         self.log(f"{prefix}/vs_best_baseline", ratio_to_best_baseline(summaries), prog_bar=True)
         self.log_dict({f"{prefix}/{name}": estimate.mean for name, estimate in learned.metrics.items()})
-
-    def _score(self, theta: Tensor, split: Split) -> dict[str, Tensor]:
-        """The optimizee's metrics on held-out data for final parameters theta (V, n); leaves (V,)."""
-        means: list[dict[str, MeanMetric]] = [{} for _ in theta]
-        for data in self._datamodule.held_out_data(split, self.device):
-            size = len(next(iter(data.values())))
-            for name, values in self.problems.metrics(theta, data).items():
-                for mean, value in zip(means, values, strict=True):
-                    mean.setdefault(name, MeanMetric().to(self.device)).update(value, size)
-        names = means[0].keys()
-        return {name: torch.stack([mean[name].compute() for mean in means]) for name in names}
 
     # Checkpoints
 
@@ -292,7 +261,7 @@ class MetaOptimizerModule(L.LightningModule):
             "resets": self.resets,
             "divergences": self.divergences,
             "skipped_steps": self.skipped_steps,
-            "learning_rates": self.learning_rates,
+            "baseline_rates": self.comparison.rates,
             "inner": None if self.inner is None else self.inner.state_dict(),
         }
 
@@ -304,8 +273,9 @@ class MetaOptimizerModule(L.LightningModule):
         """
         saved = checkpoints.saved_state(checkpoint)
         checkpoints.check_same_rule(saved["rule"], self.rule)
-        if self._trainer is None or not self.trainer.training and self.trainer.state.fn != "fit":
+        if self._trainer is None or self._trainer.state.fn != "fit":
             return
-        for name in ("seed", "windows", "resets", "divergences", "skipped_steps", "learning_rates"):
+        for name in ("seed", "windows", "resets", "divergences", "skipped_steps"):
             setattr(self, name, saved[name])
+        self.comparison.rates = saved["baseline_rates"]
         self.inner = None if saved["inner"] is None else InnerState(**saved["inner"])

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """One sentence that says what was wrong, where, and what would be right; the CLI prints it without a stack trace."""
+    """One sentence: what was wrong, where, and what would be right. The CLI prints it without a stack trace."""
 
 
 def check_positive_int(owner: object, **values: int) -> None:

@@ -14,13 +14,13 @@ Transform = Literal["plain", "log"]
 class Objective:
     """sum_t w_t transform(f(theta_t)) over the U+1 points of a window, with weights that sum to one.
 
-    Equation 3 of Andrychowicz et al. 2016 with its weights w_t; the point after the last update counts, as in their code.
-    t counts within the window: with an unroll as long as the horizon this is their objective to the letter.
+    Equation 3 of Andrychowicz et al. 2016 with its weights w_t; the point after the last update counts, as in their
+    code. t counts within the window: with an unroll as long as the horizon this is their objective to the letter.
 
     Args:
         weights: ``uniform``: every point alike; ``final``: only the last point; ``increasing``: proportional to t.
-        transform: ``plain``: the loss itself; ``log``: its logarithm, in nats, which makes scales of the loss irrelevant
-            (losses must be positive).
+        transform: ``plain``: the loss itself; ``log``: its logarithm, in nats, which makes scales of the loss
+            irrelevant (losses must be positive).
 
     Raises:
         InputError: for an unknown word.

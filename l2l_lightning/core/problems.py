@@ -61,6 +61,11 @@ class Problems:
         name = type(self.template).__name__
         try:
             losses = vmap(loss)(theta, data) if data else vmap(lambda theta: loss(theta, {}))(theta)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            shapes = ", ".join(f"{key} {tuple(leaf.shape[1:])}" for key, leaf in data.items()) or "no data"
+            raise InputError(f"The optimizee {name} cannot be evaluated on {shapes}: {error}") from error
         except KeyError as missing:
             raise InputError(
                 f"The optimizee {name} reads {missing} from its data, but the DataModule provides {sorted(data)}."

@@ -57,9 +57,9 @@ def unroll(
 ) -> Unrolled:
     """Walk U inner steps over U+1 points; every point costs one forward and backward pass of the optimizee.
 
-    With second derivatives dropped (section 2.1 of Andrychowicz et al. 2016), theta_t is theta_0 plus the rule's steps and
-    every gradient is a constant, so the gradient of the meta-loss sum_t w_t f(theta_t) with respect to phi is that of
-    the surrogate sum_t w_t <grad_t, theta_t(phi)>: the gradient that feeds the rule serves the meta-loss too.
+    With second derivatives dropped (section 2.1 of Andrychowicz et al. 2016), theta_t is theta_0 plus the rule's steps
+    and every gradient is a constant, so the gradient of the meta-loss sum_t w_t f(theta_t) with respect to phi is that
+    of the surrogate sum_t w_t <grad_t, theta_t(phi)>: the gradient that feeds the rule serves the meta-loss too.
 
     A point whose loss or gradient is not finite counts neither in the meta-loss nor in its gradient, the rule sees a
     zero gradient there, and the problem is marked as diverged.

@@ -13,7 +13,7 @@ class Window(NamedTuple):
     """Fresh instances and minibatches for the U+1 points that one unroll visits.
 
     Attributes:
-        index: number of the window in its stream.
+        number: k, the window's place in its stream.
         problems: B, the number of problems side by side.
         unroll: U, inner steps in the window.
         instance: leaves (B, ...): new problem instances, used by the problems that reset at the window's start.
@@ -22,7 +22,7 @@ class Window(NamedTuple):
             (for images: indices -> normalised floats); None where nothing needs to be done.
     """
 
-    index: int
+    number: int
     problems: int
     unroll: int
     instance: Data

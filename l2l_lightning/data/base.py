@@ -50,7 +50,11 @@ class WindowStream:
             self.position = 0
         sampler = range(self.position, self.position + self.epoch)
         loader = DataLoader(
-            self.dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is
+            self.dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=self.num_workers,
+            collate_fn=_as_is,  # type: ignore[arg-type]
         )
         for window in loader:
             self.position += 1

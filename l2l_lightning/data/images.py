@@ -16,10 +16,10 @@ from l2l_lightning.data.base import ProblemDataModule
 class MNISTDataModule(ProblemDataModule):
     """MNIST with 55,000 training, 5,000 validation and 10,000 test images.
 
-    Every problem, held-out ones included, draws its minibatches from the training images, anew for every point it visits;
-    held-out problems differ by their initial parameters and minibatches. Their final parameters are scored on the
-    validation or the test images. Windows carry indices; the images lie on the device as uint8 and become floats there,
-    (x / 255 - mean) / std.
+    Every problem, held-out ones included, draws its minibatches from the training images, anew for every point it
+    visits; held-out problems differ by their initial parameters and minibatches. Their final parameters are scored on
+    the validation or the test images. Windows carry indices; the images lie on the device as uint8 and become floats
+    there, (x / 255 - mean) / std.
 
     Args:
         root: folder that holds ``MNIST/raw``, as torchvision lays it out.
@@ -110,7 +110,8 @@ class MNISTDataModule(ProblemDataModule):
 
     def prepare(self, batch: Data) -> Data:
         index = batch["index"]
-        assert self._images is not None and self._labels is not None, "setup() comes first"
+        assert self._images is not None, "setup() comes first"
+        assert self._labels is not None, "setup() comes first"
         if self._images.device != index.device:
             self._images, self._labels = self._images.to(index.device), self._labels.to(index.device)
         image = self._images[index].to(torch.get_default_dtype()).div_(255)

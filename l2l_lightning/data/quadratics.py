@@ -17,8 +17,8 @@ class QuadraticDataModule(ProblemDataModule):
 
     Args:
         dim: number of coordinates.
-        distribution: of every entry of W and y: ``normal`` N(0, 1) as in Andrychowicz et al. 2016, or ``uniform`` U(0, 1)
-            as in their published code.
+        distribution: of every entry of W and y: ``normal`` N(0, 1) as in Andrychowicz et al. 2016, or ``uniform``
+            U(0, 1) as in their published code.
         **kwargs: those of ``ProblemDataModule``.
 
     Raises:

@@ -12,7 +12,7 @@ from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split, Stream, keyed_generator
 from l2l_lightning.core.state import InnerState, fresh_state
 from l2l_lightning.core.unroll import unroll
-from l2l_lightning.core.window import Window
+from l2l_lightning.core.window import Data, Window
 from l2l_lightning.rules import (
     SGD,
     Adagrad,
@@ -89,14 +89,35 @@ class Race:
             self.states[place] = walked.state
             self._curves[place].append(walked.curve)
 
-    def results(self) -> dict[str, Result]:
-        """Name -> result; of a point between two windows the later window's value counts, as its gradient was used."""
-        results = {}
-        for contender, pieces in zip(self.contenders, self._curves, strict=True):
-            curve = torch.cat([piece[:-1] for piece in pieces] + [pieces[-1][-1:]])
-            diverged = torch.isfinite(curve).logical_not().cumsum(0) > 0
-            results[contender.name] = Result(contender.learning_rate, torch.where(diverged, torch.inf, curve))
+    def results(self, held_out_data: Iterable[Data] = ()) -> dict[str, Result]:
+        """Name -> result, with the final parameters scored on held-out data where there is any.
+
+        Of a point between two windows the later window's value counts, as its gradient was used.
+        """
+        results = {
+            contender.name: Result(contender.learning_rate, _join(pieces))
+            for contender, pieces in zip(self.contenders, self._curves, strict=True)
+        }
+        chunks = list(held_out_data)
+        for result, state in zip(results.values(), self.states, strict=True):
+            result.metrics = self._score(state.theta, chunks)
         return results
+
+    def _score(self, theta: Tensor, chunks: list[Data]) -> dict[str, Tensor]:
+        """Metrics of theta (V, n) as means over all held-out data, leaves (V,)."""
+        sizes = theta.new_tensor([len(next(iter(chunk.values()))) for chunk in chunks])
+        scored = [self.problems.metrics(theta, chunk) for chunk in chunks]
+        return {
+            name: torch.stack([scores[name] for scores in scored], -1) @ sizes / sizes.sum()
+            for name in (scored[0] if scored else ())
+        }
+
+
+def _join(pieces: list[Tensor]) -> Tensor:
+    """Curves of windows, each (U+1, V) -> (T+1, V), inf from the first value on that is not finite."""
+    curve = torch.cat([piece[:-1] for piece in pieces] + [pieces[-1][-1:]])
+    diverged = torch.isfinite(curve).logical_not().cumsum(0) > 0
+    return torch.where(diverged, torch.inf, curve)
 
 
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
@@ -106,16 +127,15 @@ class Baselines:
     """Hand-made rules to be compared with, their learning rates chosen on a grid.
 
     Args:
-        rules: the rules; by default SGD, Momentum, Nesterov, Adagrad, RMSprop, Adam and Adamax. Their own rates are ignored.
+        rules: the rules, whose own rates are ignored; by default SGD, Momentum, Nesterov, Adagrad, RMSprop, Adam and
+            Adamax.
         learning_rates: the grid; by default 1e-4, 3e-4, ... 1.
 
     Raises:
         InputError: for a rate that is not positive.
     """
 
-    def __init__(
-        self, rules: list[HandmadeRule] | None = None, learning_rates: list[float] | None = None
-    ) -> None:
+    def __init__(self, rules: list[HandmadeRule] | None = None, learning_rates: list[float] | None = None) -> None:
         self.learning_rates = list(DEFAULT_RATES) if learning_rates is None else learning_rates
         for rate in self.learning_rates:
             check_positive(self, learning_rates=rate)
@@ -143,7 +163,9 @@ class Baselines:
         return [Contender(name, rule.with_rate(rates[name]), rates[name]) for name, rule in self.rules.items()]
 
 
-def race(contenders: Sequence[Contender], problems: Problems, windows: Iterable[Window], split: Split) -> dict[str, Result]:
+def race(
+    contenders: Sequence[Contender], problems: Problems, windows: Iterable[Window], split: Split
+) -> dict[str, Result]:
     """Run a whole race; windows are moved to the problems' device."""
     running: Race | None = None
     for window in windows:
@@ -152,3 +174,39 @@ def race(contenders: Sequence[Contender], problems: Problems, windows: Iterable[
         running.advance(window)
     assert running is not None, "a race needs at least one window"
     return running.results()
+
+
+class HeldOutComparison:
+    """The learned rule beside tuned baselines on held-out problems, again and again while it is trained.
+
+    Rates are tuned once. The baselines' curves do not change either, so later validations only run the learned rule.
+
+    Args:
+        rule: the learned rule.
+        problems: the optimizee.
+        baselines: the hand-made contenders.
+
+    Attributes:
+        rates: tuned learning rates by name, empty before the first comparison.
+    """
+
+    def __init__(self, rule: UpdateRule, problems: Problems, baselines: Baselines) -> None:
+        self.learned = Contender(LEARNED, rule)
+        self.problems = problems
+        self.baselines = baselines
+        self.rates: dict[str, float] = {}
+        self._finished: dict[Split, dict[str, Result]] = {}
+
+    def start(self, window: Window, split: Split, tuning_windows: Iterable[Window]) -> Race:
+        """A race on the split's problems, with the baselines where they have not run yet."""
+        contenders = [self.learned]
+        if split not in self._finished:
+            self.rates = self.rates or self.baselines.tune(self.problems, tuning_windows)
+            contenders += self.baselines.contenders(self.rates)
+        return Race(contenders, self.problems, window, split)
+
+    def finish(self, race: Race, split: Split, held_out_data: Iterable[Data]) -> dict[str, Result]:
+        """Results of all contenders, those of earlier races included."""
+        results = race.results(held_out_data)
+        baselines = {name: result for name, result in results.items() if name != LEARNED}
+        return results | self._finished.setdefault(split, baselines)

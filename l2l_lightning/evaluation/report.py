@@ -94,7 +94,9 @@ def table(summaries: dict[str, Summary]) -> str:
         figures = [summary.final_loss, summary.mean_loss, *(summary.metrics[metric] for metric in metrics)]
         rows.append([name, rate, *map(str, figures), f"{summary.diverged}/{summary.problems}"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class ImageClassifier(OptimizeeModule):
-    """Cross-entropy (nats) of ``logits`` on ``image`` (batch, C, H, W) against ``label`` (batch,); accuracy as metric."""
+    """Cross-entropy (nats) of ``image`` (batch, C, H, W) against ``label`` (batch,); accuracy as metric."""
 
     def logits(self, image: Tensor) -> Tensor:
         """Images (batch, C, H, W) -> logits (batch, classes)."""
@@ -76,8 +76,8 @@ class ImageMLP(ImageClassifier):
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         for layer in self.layers:
-            nn.init.normal_(layer.weight, std=self.weight_std, generator=generator)
-            nn.init.normal_(layer.bias, std=self.bias_std, generator=generator)
+            for parameter, std in ((layer.weight, self.weight_std), (layer.bias, self.bias_std)):
+                nn.init.normal_(parameter, std=std, generator=generator)  # type: ignore[arg-type]
 
     def logits(self, image: Tensor) -> Tensor:
         x = image.flatten(1)

@@ -89,7 +89,7 @@ class LSTMCell(Cell):
 
 
 class _LSTMFunction(torch.autograd.Function):
-    """One LSTM step with the gates saved, so that the backward pass is a few elementwise products and two matrix products.
+    """One LSTM step with its gates saved, so that the backward pass is two matrix products and little else.
 
     Autograd's own graph of the same equations spends most of its time on slices and temporaries.
     """
@@ -111,12 +111,12 @@ class _LSTMFunction(torch.autograd.Function):
     def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
         xh, c, weight, _ = inputs
         gates, tanh_c = output[2:]
-        ctx.mark_non_differentiable(gates, tanh_c)  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(gates, tanh_c)
         ctx.save_for_backward(xh, c, weight, gates, tanh_c)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, dh: Tensor, dc_next: Tensor, *_: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, dh: Tensor, dc_next: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
         xh, c, weight, gates, tanh_c = ctx.saved_tensors  # type: ignore[attr-defined]
         i, f, o, g = gates.chunk(4)
         dc = dc_next + torch.ops.aten.tanh_backward(dh * o, tanh_c)
@@ -184,29 +184,26 @@ class CoordinatewiseNetwork(UpdateRule):
 
 
 class CoordinatewiseRNN(CoordinatewiseNetwork):
-    __doc__ = CoordinatewiseNetwork.__doc__
+    """``CoordinatewiseNetwork`` with plain tanh layers."""
+
     cell = RNNCell
 
 
 class CoordinatewiseGRU(CoordinatewiseNetwork):
-    __doc__ = CoordinatewiseNetwork.__doc__
+    """``CoordinatewiseNetwork`` with gated recurrent units."""
+
     cell = GRUCell
 
 
 class CoordinatewiseLSTM(CoordinatewiseNetwork):
-    """The LSTM optimizer of Andrychowicz et al. 2016: the same network, two layers of 20 units, for every coordinate.
-
-    Preprocessed gradient -> LSTM layers -> linear head -> step. State leaves are (hidden_size, ..., n), two a layer.
+    """The LSTM optimizer of Andrychowicz et al. 2016: ``CoordinatewiseNetwork`` with LSTM layers.
 
     Args:
         layers: number of recurrent layers.
         hidden_size: units of each layer.
-        output_scale: factor on the head's output; 0.01 keeps the first steps small.
+        output_scale: factor on the head's output.
         preprocessing: how gradients are presented to the network; LogAndSign with p = 10 where none is given.
         forget_bias: initial bias of the forget gates; 1 lets the state pass at the start of training.
-
-    Raises:
-        InputError: for sizes that are not positive integers or a scale that is not positive.
     """
 
     cell = LSTMCell
@@ -221,6 +218,5 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
     ) -> None:
         super().__init__(layers, hidden_size, output_scale, preprocessing)
         self.forget_bias = forget_bias
-        with torch.no_grad():
-            for cell in self.cells:
-                cell.bias[hidden_size : 2 * hidden_size] = forget_bias
+        for cell in self.cells:
+            nn.init.constant_(cell.bias[hidden_size : 2 * hidden_size], forget_bias)  # type: ignore[index]

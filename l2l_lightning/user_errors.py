@@ -1,0 +1,89 @@
+"""One sentence for what a user got wrong on the command line or in a configuration file."""
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.horizon import Horizon
+from l2l_lightning.core.objective import Objective
+from l2l_lightning.data import ProblemDataModule
+from l2l_lightning.evaluation.compare import Baselines
+from l2l_lightning.meta_optimizer import MetaOptimizerModule
+from l2l_lightning.optimizees import OptimizeeModule
+from l2l_lightning.rules import Preprocessing, UpdateRule
+
+# Lines of jsonargparse that say nothing about the mistake itself.
+_NOISE = re.compile(
+    r"Problem with given class_path|Does not validate against|Subtypes:|Errors:|Given value|NoneType|"
+    r"Expected a path but|^Parser key"
+)
+
+
+class OneSentenceParser(LightningArgumentParser):
+    """Prints one sentence instead of the usage of some hundred options."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the sentence and exit with status 2."""
+        mistake = find(ex)
+        sys.stderr.write(f"l2l: error: {mistake or condense(message)}\n")
+        sys.exit(2)
+
+
+def find(error: BaseException | None) -> Exception | None:
+    """The user's mistake that lies behind an exception, None where it is a bug."""
+    while error is not None:
+        if isinstance(error, InputError | MisconfigurationException):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def condense(message: str) -> str:
+    """jsonargparse's message as one line: the key, what was wrong with its value, and the nearest name that exists."""
+    keys: list[str] = re.findall(r'Parser key "([^"]+)"', message)
+    lines = [line.strip(" -") for line in message.splitlines()]
+    reasons = [line for line in lines if line and not _NOISE.search(line)]
+    text = "; ".join(dict.fromkeys(reasons)) or " ".join(message.split())
+    for pattern, plain in _PLAIN_WORDS:
+        text = re.sub(pattern, plain, text)
+    unknown = re.search(r"option '([^']+)'|there is no class (\S+)", text, re.IGNORECASE)
+    if unknown:
+        text += suggestion((unknown[1] or unknown[2]).rpartition(".")[2])
+    return f"{'.'.join(keys)}: {text}" if keys else text
+
+
+_PLAIN_WORDS = (
+    (r"Expected a dot import path string: (\S+)", r"there is no class \1"),
+    (r"Expected a typing.Literal\[(.+?)\]\. Got value: (.*)", r"must be one of \1, got \2"),
+    (r"Expected a <class '([^']+)'>\. Got value: (.*)", r"must be of type \1, got \2"),
+    (r"Expected a (.+)\. Got value: (.*)", r"must be of type \1, got \2"),
+)
+
+
+def suggestion(word: str) -> str:
+    """``; did you mean ...?`` with the most similar class or argument of this project, empty where none is similar."""
+    owners: dict[str, str] = {}
+    for base in (UpdateRule, OptimizeeModule, ProblemDataModule, Horizon, Preprocessing, Objective, Baselines):
+        for kind in (base, *_subclasses(base)):
+            owners[kind.__name__] = ""
+            owners |= dict.fromkeys(list(inspect.signature(kind).parameters), kind.__name__)
+    owners |= dict.fromkeys(inspect.signature(MetaOptimizerModule).parameters, "model")
+    nearest = difflib.get_close_matches(word, owners, n=1)
+    if not nearest:
+        return ""
+    owner = owners[nearest[0]]
+    return f"; did you mean {nearest[0]}{f' (of {owner})' if owner else ''}?"
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    kinds: list[type] = base.__subclasses__()
+    for kind in kinds:
+        yield kind
+        yield from _subclasses(kind)
