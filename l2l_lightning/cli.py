@@ -19,6 +19,11 @@ from l2l_lightning.data import ProblemDataModule
 from l2l_lightning.meta_optimizer import MetaOptimizerModule
 
 CHECKPOINTS = "checkpoints"
+COMMANDS = {
+    "fit": "Meta-train a rule; the run's folder is logs/NAME/version_N.",
+    "validate": "Compare a trained rule with tuned baselines on the validation problems.",
+    "test": "Compare a trained rule with tuned baselines on the test problems.",
+}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -47,7 +52,7 @@ class L2LCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         # Checkpoints hold tensors and plain values only, so `weights_only` is nothing to choose.
         commands = LightningCLI.subcommands()
-        return {name: commands[name] | {"weights_only"} for name in ("fit", "validate", "test")}
+        return {name: commands[name] | {"weights_only"} for name in COMMANDS}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, then name the run, and find and check the checkpoint before anything is built."""
@@ -114,7 +119,13 @@ def main(args: ArgsType = None) -> None:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_class=user_errors.OneSentenceParser,
-            parser_kwargs={"description": "Meta-train and measure learned optimizers."},
+            parser_kwargs={
+                "description": "Meta-train learned optimizers and measure them against tuned hand-made ones.",
+                **{
+                    command: {"description": description, "usage": f"l2l {command} --config FILE [options]"}
+                    for command, description in COMMANDS.items()
+                },
+            },
             trainer_defaults={
                 "callbacks": [InnerStepsPerSecond(), ContenderCurves(), ComparisonReport()],
                 "enable_model_summary": False,

@@ -161,7 +161,11 @@ class ProblemDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> WindowStream:
         draw = partial(self.window, Split.TRAIN)
-        return WindowStream(draw, self.windows_per_epoch, True, self.prepare, self.num_workers)
+        stream = WindowStream(draw, self.windows_per_epoch, True, self.prepare, self.num_workers)
+        if self.trainer:
+            # Lightning restores a loader's own state in the middle of an epoch only, but its progress always.
+            stream.position = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        return stream
 
     def held_out_windows(self, split: Split) -> WindowStream:
         """The windows of one trajectory of all problems of a split."""

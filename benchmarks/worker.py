@@ -1,0 +1,133 @@
+"""One training in one process, so that peak memory is its own: prints its reading as a line of JSON.
+
+``python -m benchmarks`` calls it. Every training imports for itself, for the others' libraries are not its memory.
+"""
+
+import argparse
+import json
+import sys
+from itertools import count
+from math import inf
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmarks import plain_loop
+from benchmarks.meter import Meter
+from benchmarks.settings import HORIZON, INIT_STD, OUTER_RATE, SETTINGS, UNROLL, Setting
+
+RESTART = HORIZON // UNROLL  # windows between two restarts
+
+
+def train_plain(setting: Setting, meter: Meter) -> None:
+    """The yardstick."""
+    meter.begin()
+    lstm = plain_loop.PlainLSTM()
+    optimizer = torch.optim.Adam(lstm.parameters(), lr=OUTER_RATE)
+    n = sum(parameter.numel() for parameter in setting.optimizee.parameters())
+    for number in count():
+        window = setting.window(number)
+        if number % RESTART == 0:
+            theta = torch.randn(setting.problems, n) * INIT_STD
+            hidden, instance = lstm.init_state(theta), window.instance
+        points = (window.data(t, instance) for t in range(UNROLL + 1))
+        loss, theta, hidden = plain_loop.window(lstm, setting.loss, theta, hidden, points, UNROLL)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if not meter.window_done():
+            return
+
+
+def train_ours(setting: Setting, meter: Meter) -> None:
+    """``unroll`` in the same loop: what core and rules bring, without Lightning."""
+    from l2l_lightning.core.objective import Objective
+    from l2l_lightning.core.problems import Problems
+    from l2l_lightning.core.state import fresh_state
+    from l2l_lightning.core.unroll import unroll
+    from l2l_lightning.rules import CoordinatewiseLSTM
+
+    meter.begin()
+    rule, problems, objective = CoordinatewiseLSTM(), Problems(setting.optimizee), Objective()
+    optimizer = torch.optim.Adam(rule.parameters(), lr=OUTER_RATE)
+    generator = torch.Generator().manual_seed(0)
+    lifetime = torch.full((setting.problems,), HORIZON)
+    for number in count():
+        window = setting.window(number)
+        if number % RESTART == 0:
+            theta = problems.draw(setting.problems, generator)
+            state = fresh_state(theta, rule.init_state(theta), window.instance, lifetime)
+        walked = unroll(rule, problems, state, window, objective)
+        state = walked.state
+        optimizer.zero_grad()
+        walked.meta_loss.backward()
+        optimizer.step()
+        if not meter.window_done():
+            return
+
+
+def train_lightning(setting: Setting, meter: Meter) -> None:
+    """Quadratics as ``l2l fit`` trains them: staggered restarts, logging, checkpoints; validation does not count."""
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
+    from l2l_lightning.core.horizon import FixedHorizon
+    from l2l_lightning.data import QuadraticDataModule
+    from l2l_lightning.meta_optimizer import MetaOptimizerModule
+    from l2l_lightning.optimizees import Quadratic
+    from l2l_lightning.rules import CoordinatewiseLSTM
+
+    class Report(Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            trainer.should_stop = not meter.window_done()
+
+    assert isinstance(setting.optimizee, Quadratic)
+    module = MetaOptimizerModule(CoordinatewiseLSTM(), setting.optimizee, UNROLL, FixedHorizon(HORIZON), seed=0)
+    data = QuadraticDataModule(
+        setting.optimizee.dim, unroll=UNROLL, problems=setting.problems, windows_per_epoch=250, seed=0
+    )
+    meter.begin()
+    with TemporaryDirectory() as folder:
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_epochs=-1,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            log_every_n_steps=20,
+            logger=TensorBoardLogger(folder, default_hp_metric=False),
+            callbacks=[
+                InnerStepsPerSecond(),
+                ContenderCurves(),
+                ComparisonReport(),
+                ModelCheckpoint(save_last=True),
+                Report(),
+            ],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, data)
+
+
+TRAININGS = {"plain": train_plain, "ours": train_ours, "lightning": train_lightning}
+
+
+def main() -> None:
+    """Train until the meter says stop; the reading is the last line of the standard output."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.worker", description="One training in one process.")
+    parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("training", choices=TRAININGS)
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
+    parser.add_argument("--seconds", type=float, default=inf, help="stop after this time")
+    parser.add_argument("--windows", type=int, default=sys.maxsize, help="stop after this number of windows")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    meter = Meter(UNROLL, args.seconds, args.windows)
+    TRAININGS[args.training](SETTINGS[args.setting](), meter)
+    print(json.dumps(meter.reading()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+import json
+from importlib import import_module
+
+import pytest
+
+from l2l_lightning.core.description import describe, differences
+from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.horizon import FixedHorizon, GrowingHorizon, RandomHorizon, Stage
+from l2l_lightning.core.objective import Objective
+from l2l_lightning.optimizees import ImageMLP, Quadratic
+from l2l_lightning.rules import (
+    SGD,
+    Adam,
+    CoordinatewiseGRU,
+    CoordinatewiseLSTM,
+    CoordinatewiseRNN,
+    Identity,
+    LogAndSign,
+    Momentum,
+    UpdateRule,
+)
+
+
+def build(description):
+    """What jsonargparse does with a description."""
+    if isinstance(description, list):
+        return [build(item) for item in description]
+    if not (isinstance(description, dict) and "class_path" in description):
+        return description
+    module, _, name = description["class_path"].rpartition(".")
+    arguments = {name: build(value) for name, value in description["init_args"].items()}
+    return getattr(import_module(module), name)(**arguments)
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        *(None, True, 3, 0.5, "text", [1, [2.0, None]], {"a": {"b": [1]}}),
+        SGD(lr=0.3),
+        Adam(lr=0.2, beta1=0.5, trainable=True),
+        Momentum(momentum=0.3).with_rate(0.7),
+        CoordinatewiseLSTM(layers=1, hidden_size=3, preprocessing=LogAndSign(p=5), forget_bias=0.5),
+        CoordinatewiseGRU(hidden_size=3, output_scale=0.1),
+        pytest.param(
+            CoordinatewiseRNN(hidden_size=3, preprocessing=Identity()),
+            marks=pytest.mark.xfail(
+                strict=True, raises=InputError, reason="a class without __init__ shows nn.Module's *args, **kwargs"
+            ),
+        ),
+        Objective("final", "log"),
+        FixedHorizon(40),
+        RandomHorizon(20, 60),
+        GrowingHorizon([Stage(0, 20, 40), Stage(100, 40, 200)]),
+        Quadratic(dim=3, init_std=0.5),
+        ImageMLP(hidden_sizes=(40, 20), activation="tanh", in_features=4),
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_description_is_plain_and_rebuilds_its_object(thing):
+    description = describe(thing)
+    assert json.loads(json.dumps(description)) == description
+    rebuilt = build(description)
+    assert type(rebuilt) is type(thing)
+    assert describe(rebuilt) == description
+
+
+def test_description_holds_the_arguments_not_the_defaults():
+    description = describe(CoordinatewiseLSTM(hidden_size=3, preprocessing=LogAndSign(p=5.0)))
+    assert description["class_path"] == "l2l_lightning.rules.recurrent.CoordinatewiseLSTM"
+    assert description["init_args"]["hidden_size"] == 3
+    assert description["init_args"]["preprocessing"]["init_args"] == {"p": 5.0}
+
+
+def test_argument_that_is_not_kept_is_named():
+    class Forgetful(UpdateRule):
+        def __init__(self, kept=1, lost=2):
+            super().__init__()
+            self.kept = kept
+
+    with pytest.raises(InputError, match=r"^Forgetful must keep its argument 'lost' as self\.lost.*\.$"):
+        describe(Forgetful())
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "phrases"),
+    [
+        (Adam(), Adam(), []),
+        (Adam(lr=0.1), Adam(lr=0.2), ["lr: 0.1 against 0.2"]),
+        (Adam(lr=0.1, eps=1.0), Adam(lr=0.2, eps=2.0), ["eps: 1.0 against 2.0", "lr: 0.1 against 0.2"]),
+        (Adam(), SGD(), ["class: Adam against SGD"]),
+        (
+            CoordinatewiseLSTM(hidden_size=20, preprocessing=LogAndSign(10.0)),
+            CoordinatewiseLSTM(hidden_size=40, preprocessing=LogAndSign(5.0)),
+            ["hidden_size: 20 against 40", "preprocessing.p: 10.0 against 5.0"],
+        ),
+        ({"rule": Adam()}, {"rule": SGD()}, ["rule: Adam against SGD"]),
+        ({"rule": Adam()}, {"rule": None}, [f"rule: {describe(Adam())} against None"]),
+        ({"steps": [1, 2]}, {"steps": [1, 3]}, ["steps: [1, 2] against [1, 3]"]),
+    ],
+)
+def test_differences_are_phrases(expected, found, phrases):
+    assert differences(describe(expected), describe(found)) == phrases
