@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 # This process imports no PyTorch: a child's peak memory starts at that of the process which it was forked from.
 
@@ -18,11 +19,11 @@ WORKLOADS = {
     "M": "MNIST MLP of 15,910 parameters, batch 128, B = 1, unroll 20",
 }
 
-Reading = dict[str, float]
+Reading = dict[str, Any]  # see Meter.reading
 
 
 def train(setting: str, training: str, threads: int, **limits: float) -> Reading:
-    """One training in a process of its own; see ``Meter.reading`` for the values."""
+    """One training in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.worker", setting, training, "--threads", str(threads)]
     for name, limit in limits.items():
         command += [f"--{name}", str(limit)]
@@ -104,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=2000, help="length of the memory check on Q; 0 leaves it out")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all readings there, as JSON")
-    parser.add_argument("--quick", action="store_true", help="a smoke run of half a minute; its numbers mean little")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its numbers mean little")
     args = parser.parse_args()
     if args.quick:
         args.repetitions, args.seconds, args.windows = 1, 0.5, min(args.windows, 20)

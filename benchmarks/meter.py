@@ -22,7 +22,7 @@ def peak_resident() -> float:
 
 
 class Meter:
-    """Is told of every window and says whether to go on.
+    """Is told of every window and says whether to go on; create it when imports and data set are there.
 
     Args:
         unroll: inner steps in one window.
@@ -32,15 +32,11 @@ class Meter:
 
     def __init__(self, unroll: int, seconds: float, windows: int) -> None:
         self.unroll, self.seconds, self.windows = unroll, seconds, windows
-        self.baseline = 0.0
+        self.baseline = resident()
         self.count = 0
         self.elapsed = 0.0
         self.settled: float | None = None
         self._start = 0.0
-
-    def begin(self) -> None:
-        """Call it once imports and data set are there."""
-        self.baseline = resident()
 
     def window_done(self) -> bool:
         """Whether to go on."""

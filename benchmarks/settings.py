@@ -68,4 +68,4 @@ def mnist_mlp(problems: int = 1, batch_size: int = 128, images: int = 60_000) ->
     return Setting(ImageMLP(), plain_loop.mnist_mlp, problems, draw, prepare)
 
 
-SETTINGS = {"Q": quadratics, "M": mnist_mlp}
+SETTINGS: dict[str, Callable[[], Setting]] = {"Q": quadratics, "M": mnist_mlp}

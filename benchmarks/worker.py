@@ -1,6 +1,7 @@
 """One training in one process, so that peak memory is its own: prints its reading as a line of JSON.
 
-``python -m benchmarks`` calls it. Every training imports for itself, for the others' libraries are not its memory.
+Every training starts from the same imports, its own or not: then their memory differs only by what training takes.
+``torch.func`` alone brings in 160 MiB of modules at its first call.
 """
 
 import argparse
@@ -10,18 +11,30 @@ from itertools import count
 from math import inf
 from tempfile import TemporaryDirectory
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from benchmarks import plain_loop
 from benchmarks.meter import Meter
 from benchmarks.settings import HORIZON, INIT_STD, OUTER_RATE, SETTINGS, UNROLL, Setting
+from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
+from l2l_lightning.core.horizon import FixedHorizon
+from l2l_lightning.core.objective import Objective
+from l2l_lightning.core.problems import Problems
+from l2l_lightning.core.state import fresh_state
+from l2l_lightning.core.unroll import unroll
+from l2l_lightning.data import QuadraticDataModule
+from l2l_lightning.meta_optimizer import MetaOptimizerModule
+from l2l_lightning.optimizees import Quadratic
+from l2l_lightning.rules import CoordinatewiseLSTM
 
 RESTART = HORIZON // UNROLL  # windows between two restarts
 
 
 def train_plain(setting: Setting, meter: Meter) -> None:
     """The yardstick."""
-    meter.begin()
     lstm = plain_loop.PlainLSTM()
     optimizer = torch.optim.Adam(lstm.parameters(), lr=OUTER_RATE)
     n = sum(parameter.numel() for parameter in setting.optimizee.parameters())
@@ -41,13 +54,6 @@ def train_plain(setting: Setting, meter: Meter) -> None:
 
 def train_ours(setting: Setting, meter: Meter) -> None:
     """``unroll`` in the same loop: what core and rules bring, without Lightning."""
-    from l2l_lightning.core.objective import Objective
-    from l2l_lightning.core.problems import Problems
-    from l2l_lightning.core.state import fresh_state
-    from l2l_lightning.core.unroll import unroll
-    from l2l_lightning.rules import CoordinatewiseLSTM
-
-    meter.begin()
     rule, problems, objective = CoordinatewiseLSTM(), Problems(setting.optimizee), Objective()
     optimizer = torch.optim.Adam(rule.parameters(), lr=OUTER_RATE)
     generator = torch.Generator().manual_seed(0)
@@ -68,27 +74,12 @@ def train_ours(setting: Setting, meter: Meter) -> None:
 
 def train_lightning(setting: Setting, meter: Meter) -> None:
     """Quadratics as ``l2l fit`` trains them: staggered restarts, logging, checkpoints; validation does not count."""
-    import lightning as L
-    from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
-    from l2l_lightning.core.horizon import FixedHorizon
-    from l2l_lightning.data import QuadraticDataModule
-    from l2l_lightning.meta_optimizer import MetaOptimizerModule
-    from l2l_lightning.optimizees import Quadratic
-    from l2l_lightning.rules import CoordinatewiseLSTM
-
-    class Report(Callback):
-        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-            trainer.should_stop = not meter.window_done()
 
     assert isinstance(setting.optimizee, Quadratic)
     module = MetaOptimizerModule(CoordinatewiseLSTM(), setting.optimizee, UNROLL, FixedHorizon(HORIZON), seed=0)
     data = QuadraticDataModule(
         setting.optimizee.dim, unroll=UNROLL, problems=setting.problems, windows_per_epoch=250, seed=0
     )
-    meter.begin()
     with TemporaryDirectory() as folder:
         trainer = L.Trainer(
             accelerator="cpu",
@@ -102,12 +93,20 @@ def train_lightning(setting: Setting, meter: Meter) -> None:
                 ContenderCurves(),
                 ComparisonReport(),
                 ModelCheckpoint(save_last=True),
-                Report(),
+                _MeterCallback(meter),
             ],
             enable_progress_bar=False,
             enable_model_summary=False,
         )
         trainer.fit(module, data)
+
+
+class _MeterCallback(Callback):
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        trainer.should_stop = not self.meter.window_done()
 
 
 TRAININGS = {"plain": train_plain, "ours": train_ours, "lightning": train_lightning}

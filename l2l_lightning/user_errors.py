@@ -53,9 +53,9 @@ def condense(message: str) -> str:
     text = "; ".join(dict.fromkeys(reasons)) or " ".join(message.split())
     for pattern, plain in _PLAIN_WORDS:
         text = re.sub(pattern, plain, text)
-    unknown = re.search(r"option '([^']+)'|there is no class (\S+)", text, re.IGNORECASE)
+    unknown = re.search(r"(?:option '|there is no class |unrecognized arguments: )([\w.-]+)", text, re.IGNORECASE)
     if unknown:
-        text += suggestion((unknown[1] or unknown[2]).rpartition(".")[2])
+        text += suggestion(unknown[1].rpartition(".")[2])
     return f"{'.'.join(keys)}: {text}" if keys else text
 
 
@@ -64,6 +64,7 @@ _PLAIN_WORDS = (
     (r"Expected a typing.Literal\[(.+?)\]\. Got value: (.*)", r"must be one of \1, got \2"),
     (r"Expected a <class '([^']+)'>\. Got value: (.*)", r"must be of type \1, got \2"),
     (r"Expected a (.+)\. Got value: (.*)", r"must be of type \1, got \2"),
+    (r"Expected a <class '([^']+)'>", r"must be of type \1"),
 )
 
 

@@ -1,8 +1,15 @@
-"""Every test starts from the same random state."""
+"""Every test starts from the same random state; real MNIST for those that need it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
 
 # The same examples on every run, and no clock: the machines are shared.
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=60)
@@ -12,3 +19,17 @@ settings.load_profile("steady")
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that holds MNIST/raw: $L2L_DATA, the project's data folder, or what the shared data unpack to."""
+    for candidate in (Path(os.environ.get("L2L_DATA", ROOT / "data")), ROOT / "data"):
+        if (candidate / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
+            return candidate
+    prepare = ROOT.parent / "shared" / "data" / "prepare.py"
+    if not prepare.is_file():
+        pytest.skip("no MNIST here: set L2L_DATA to a folder that holds MNIST/raw")
+    folder = tmp_path_factory.mktemp("data")
+    subprocess.run([sys.executable, prepare, folder], check=True, capture_output=True)
+    return folder

@@ -8,17 +8,14 @@ from hypothesis import strategies as st
 from l2l_lightning.core.state import InnerState, fresh_state, reset_problems
 
 B, N = 4, 3
+FEATURES = {"mean": (), "h": (2,), "deep": (2, 3)}
 
 
 def filled(value):
     """A state whose every entry says where it comes from."""
     return InnerState(
         theta=torch.full((B, N), value),
-        rule={
-            "h": torch.full((2, B, N), value),
-            "deep": torch.full((2, 3, B, N), value),
-            "mean": torch.full((B, N), value),
-        },
+        rule={name: torch.full((*features, B, N), value) for name, features in FEATURES.items()},
         instance={"W": torch.full((B, N, N), value), "y": torch.full((B, N), value), "c": torch.full((B,), value)},
         age=torch.full((B,), 10 * int(value == 1)),
         lifetime=torch.full((B,), 100 * (1 + int(value == 1))),

@@ -1,0 +1,349 @@
+"""The command line as a user meets it: runs and their folders, comparisons, plug-ins, mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from l2l_lightning import checkpoint
+from l2l_lightning.evaluation.compare import LEARNED
+
+CONFIGS = small.CONFIG.parent
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit of quadratic_smoke.yaml; the folder above logs' names."""
+    folder = tmp_path_factory.mktemp("runs")
+    small.l2l("fit", folder)
+    return folder
+
+
+@pytest.fixture
+def run(runs: Path) -> Path:
+    return runs / "quadratic_smoke" / "version_0"
+
+
+def test_a_run_holds_its_configuration_checkpoints_events_and_report(run: Path) -> None:
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    configuration = yaml.safe_load((run / "config.yaml").read_text())
+    assert configuration["model"]["unroll"] == 5
+    assert configuration["name"] == "quadratic_smoke"
+    assert (run / "validation.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((run / "validation.json").read_text())
+    assert set(report["contenders"]) == {LEARNED, "Nesterov", "Adam"}
+    assert (run / "validation.md").read_text().count("\n") == 5
+
+
+def test_tensorboard_reads_the_promised_tags(run: Path) -> None:
+    events = EventAccumulator(str(run)).Reload()
+    assert {
+        "train/meta_loss",
+        "train/grad_norm",
+        "train/resets",
+        "train/divergences",
+        "train/skipped_steps",
+        "train/inner_steps_per_second",
+        "val/final_loss",
+        "val/mean_loss",
+        "val/vs_best_baseline",
+    } <= set(events.Tags()["scalars"])
+    assert any(tag.startswith("train/inner_loss/age_") for tag in events.Tags()["scalars"])
+
+
+def test_contenders_overlay_in_one_chart_of_tensorboard(run: Path) -> None:
+    curves = {}
+    for contender in (LEARNED, "Nesterov", "Adam"):
+        events = EventAccumulator(str(run / "curves" / contender)).Reload()
+        assert events.Tags()["scalars"] == ["validation/loss"]
+        curves[contender] = events.Scalars("validation/loss")
+        assert [event.step for event in curves[contender]] == list(range(21)), "the newest curve hides older ones"
+    assert len({events[0].value for events in curves.values()}) == 1, "all start from the same point"
+    last = EventAccumulator(str(run)).Reload().Scalars("val/final_loss")[-1].value
+    assert curves[LEARNED][-1].value == pytest.approx(last)
+
+
+def test_the_checkpoint_holds_tensors_and_plain_values_and_says_which_rule_it_is(run: Path) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    rule = content[checkpoint.KEY]["rule"]
+    assert rule["class_path"].endswith(".CoordinatewiseLSTM")
+    assert rule["init_args"]["hidden_size"] == 8
+    assert rule["init_args"]["preprocessing"]["init_args"] == {"p": 10.0}
+    assert all(name.startswith("rule.") for name in content["state_dict"])
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_trained_checkpoint_is_compared_beside_its_run_and_nothing_is_overwritten(
+    runs: Path, run: Path, command: str, capsys: pytest.CaptureFixture
+) -> None:
+    stage = {"validate": "validation", "test": "test"}[command]
+    for version in range(2):
+        small.l2l(command, runs, "--ckpt_path", "best")
+        folder = run / command / f"version_{version}"
+        assert (folder / f"{stage}.png").is_file()
+        assert str(folder / f"{stage}.png") in capsys.readouterr().out
+    reports = [json.loads((run / command / f"version_{version}" / f"{stage}.json").read_text()) for version in range(2)]
+    assert reports[0] == reports[1]
+
+
+def test_validate_uses_the_checkpoint_s_weights(runs: Path, run: Path, tmp_path: Path) -> None:
+    best = run / "checkpoints" / "best.ckpt"
+    untrained = torch.load(best, weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    for weight in untrained["state_dict"].values():
+        weight.normal_(generator=generator)
+    torch.save(untrained, tmp_path / "untrained.ckpt")
+    small.l2l("validate", tmp_path, "--ckpt_path", str(tmp_path / "untrained.ckpt"))
+    (report,) = tmp_path.rglob("validation.json")
+    found = json.loads(report.read_text())["contenders"]
+    trained = json.loads((run / "validation.json").read_text())["contenders"]
+    assert found["Adam"] == trained["Adam"]
+    assert found[LEARNED] != trained[LEARNED]
+
+
+def test_a_saved_configuration_runs_again(run: Path, tmp_path: Path) -> None:
+    small.l2l("fit", tmp_path, "--trainer.max_epochs", "1", config=run / "config.yaml")
+    assert (tmp_path / "quadratic_smoke" / "version_0" / "checkpoints" / "last.ckpt").is_file()
+
+
+PLUG_IN = """
+import torch
+from torch import nn
+
+from l2l_lightning.data import ProblemDataModule
+from l2l_lightning.optimizees import OptimizeeModule
+from l2l_lightning.rules import UpdateRule
+
+
+class Valley(OptimizeeModule):
+    def __init__(self, steepness: float = 10.0):
+        super().__init__()
+        self.steepness = steepness
+        self.x = nn.Parameter(torch.zeros(()))
+        self.y = nn.Parameter(torch.zeros(2))
+
+    def reset_parameters(self, generator):
+        nn.init.normal_(self.x, generator=generator)
+        nn.init.normal_(self.y, generator=generator)
+
+    def forward(self, data):
+        return self.steepness * (self.x - data["target"]).square() + self.y.square().sum()
+
+
+class Targets(ProblemDataModule):
+    def draw(self, generator, problems):
+        return {"target": torch.randn(problems, generator=generator)}, {}
+
+
+class LearnedStep(UpdateRule):
+    def __init__(self, start: float = 0.001):
+        super().__init__()
+        self.start = start
+        self.rate = nn.Parameter(torch.tensor(start))
+
+    def init_state(self, theta):
+        return {}
+
+    def forward(self, inputs, state):
+        return -self.rate * inputs.grad, state
+"""
+
+
+def test_plug_ins_from_the_user_s_own_folder_need_no_change_here(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUG_IN)
+    (tmp_path / "mine.yaml").write_text(
+        """
+model:
+  unroll: 5
+  rule: {class_path: mine.LearnedStep, init_args: {start: 0.002}}
+  optimizee: {class_path: mine.Valley}
+  horizon: {class_path: FixedHorizon, init_args: {steps: 10}}
+  optimizer: {class_path: Adam, init_args: {lr: 0.01}}
+data: {class_path: mine.Targets, init_args: {problems: 4, windows_per_epoch: 8, steps: 10}}
+trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false}
+"""
+    )
+    command = [Path(sys.executable).parent / "l2l", "fit", "--config", "mine.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "logs" / "mine" / "version_0"
+    assert checkpoint.read(run / "checkpoints" / "last.ckpt")[checkpoint.KEY]["rule"] == {
+        "class_path": "mine.LearnedStep",
+        "init_args": {"start": 0.002},
+    }
+
+
+@pytest.mark.parametrize(
+    "name", [path.stem for path in CONFIGS.glob("*.yaml")]
+)
+def test_every_configuration_parses_and_prints(name: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        small.l2l("fit", Path("."), "--print_config", config=CONFIGS / f"{name}.yaml")
+    assert stop.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["rule"]["class_path"]
+
+
+def test_quadratic_rnn_trains(tmp_path: Path) -> None:
+    limits = ("--trainer.max_epochs", "1", "--data.init_args.windows_per_epoch", "3")
+    small.l2l("fit", tmp_path, *limits, config=CONFIGS / "quadratic_rnn.yaml")
+    assert (tmp_path / "quadratic_rnn" / "version_0" / "validation.json").is_file()
+
+
+def test_mnist_trains_and_validates_on_real_images(tmp_path: Path, mnist_root: Path) -> None:
+    small_mnist = {
+        "data": {
+            "class_path": "MNISTDataModule",
+            "init_args": {
+                "root": str(mnist_root),
+                "download": False,
+                "windows_per_epoch": 3,
+                "steps": 20,
+                "validation_problems": 2,
+                "test_problems": 2,
+                "tuning_problems": 2,
+            },
+        },
+        "model": {"baselines": {"rules": ["Adam"], "learning_rates": [0.01, 0.03]}},
+        "trainer": {"max_epochs": 1},
+    }
+    extra = tmp_path / "extra.yaml"
+    extra.write_text(yaml.safe_dump(small_mnist))
+    arguments = ("--config", str(extra), "--name", "mnist")
+    small.l2l("fit", tmp_path, *arguments, config=CONFIGS / "mnist_mlp_lstm.yaml")
+    small.l2l("test", tmp_path, *arguments, "--ckpt_path", "last", config=CONFIGS / "mnist_mlp_lstm.yaml")
+    (report,) = tmp_path.glob("mnist/version_0/test/version_0/test.json")
+    adam = json.loads(report.read_text())["contenders"]["Adam"]
+    assert adam["final_loss"]["mean"] < 2.0, "20 steps of Adam learn something of real digits"
+    assert adam["metrics"]["accuracy"]["mean"] > 0.3
+    events = EventAccumulator(str(tmp_path / "mnist/version_0")).Reload()
+    assert "val/accuracy" in events.Tags()["scalars"]
+
+
+def mistake(capsys: pytest.CaptureFixture, folder: Path, *arguments: str, command: str = "fit") -> str:
+    """What is printed, which must be one line, for a command that must fail and leave nothing behind."""
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        small.l2l(command, folder, *arguments)
+    assert stop.value.code not in (0, None)
+    assert sorted(folder.rglob("*")) == before
+    said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err.strip()
+    lines = [line for line in said.splitlines() if not line.startswith("Seed set")]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("l2l: error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--model.rule", "NoSuchRule"), "model.rule: there is no class NoSuchRule"),
+        (("--model.optimizee", "Quadratik"), "did you mean Quadratic?"),
+        (("--model.rule.init_args.hiden_size", "3"), "'hiden_size' is not accepted; did you mean hidden_size"),
+        (("--model.horizn", "3"), "--model.horizn 3; did you mean horizon"),
+        (("--model.rule.init_args.hidden_size", "-3"), "hidden_size must be a positive integer, got -3"),
+        (("--model.rule.init_args.hidden_size", "2.5"), "hidden_size: must be of type int, got 2.5"),
+        (("--data.init_args.problems", "0"), "problems must be a positive integer, got 0"),
+        (("--data.init_args.dim", "-1"), "dim must be a positive integer, got -1"),
+        (("--model.unroll", "0"), "unroll must be a positive integer, got 0"),
+        (("--model.horizon.init_args.steps", "-20"), "FixedHorizon: steps must be a positive integer, got -20"),
+        (("--model.objective", "Objective", "--model.objective.transform", "lag"), "must be one of 'plain', 'log'"),
+        (("--model.baselines.learning_rates", "[-1.0]"), "learning_rates must be a positive number, got -1.0"),
+        (("--trainer.max_epochs", "many"), "trainer.max_epochs: must be of type int"),
+        (("--config", "nosuch.yaml"), "nosuch.yaml"),
+    ],
+)
+def test_a_mistake_in_the_configuration_gets_one_sentence(
+    capsys: pytest.CaptureFixture, tmp_path: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    assert sentence in mistake(capsys, tmp_path, *arguments)
+
+
+def test_a_misspelt_key_in_a_file_gets_one_sentence(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(small.CONFIG.read_text().replace("unroll:", "unrol:"))
+    assert "'model.unrol'; did you mean unroll" in mistake(capsys, tmp_path, "--config", str(bad))
+
+
+def test_a_horizon_that_is_no_multiple_of_the_unroll_is_rounded_up_and_said(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="horizon of 17 inner steps .* rounded up to 20"):
+        small.l2l("fit", tmp_path, "--model.horizon.init_args.steps", "17", "--trainer.max_steps", "1")
+
+
+def test_an_optimizee_that_does_not_fit_its_data_gets_one_sentence(
+    capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=r"Quadratic cannot be evaluated on W \(5, 5\), y \(5,\)"):
+        small.l2l("fit", tmp_path, "--model.optimizee.init_args.dim", "4")
+
+
+def test_missing_mnist_with_downloads_off_gets_one_sentence(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"no readable MNIST in '.*nowhere'.*data.download"):
+        small.l2l(
+            "fit",
+            tmp_path,
+            *("--data.init_args.root", str(tmp_path / "nowhere"), "--data.init_args.download", "false"),
+            config=CONFIGS / "mnist_mlp_lstm.yaml",
+        )
+
+
+def test_last_without_a_run_gets_one_sentence(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert "no last.ckpt in any run below" in mistake(capsys, tmp_path, "--ckpt_path", "last")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_a_checkpoint_that_is_none_gets_one_sentence(
+    capsys: pytest.CaptureFixture, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "text.ckpt").write_text("no checkpoint at all")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    for name, sentence in (("nosuch", "no checkpoint at"), ("text", "is no checkpoint"), ("other", "not a checkpoint of")):
+        said = mistake(capsys, tmp_path, "--ckpt_path", str(tmp_path / f"{name}.ckpt"), command=command)
+        assert sentence in said
+
+
+class Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.target,))
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    target = tmp_path / "written"
+    torch.save({"state_dict": {}, checkpoint.KEY: Malicious(target)}, tmp_path / "bad.ckpt")
+    assert "is no checkpoint that can be read safely" in mistake(
+        capsys, tmp_path, "--ckpt_path", str(tmp_path / "bad.ckpt")
+    )
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--model.rule", "CoordinatewiseGRU"), "CoordinatewiseLSTM against CoordinatewiseGRU"),
+        (("--model.rule.init_args.hidden_size", "9"), "hidden_size: 8 against 9"),
+        (("--model.rule.init_args.output_scale", "0.2"), "output_scale: 0.1 against 0.2"),
+    ],
+)
+def test_the_checkpoint_of_another_rule_is_refused(
+    run: Path, tmp_path: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    with pytest.raises(SystemExit, match=sentence):
+        small.l2l("validate", tmp_path, *arguments, "--ckpt_path", str(run / "checkpoints" / "best.ckpt"))
+
+
+def test_resuming_with_another_number_of_problems_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"holds 16 problems of 5 coordinates, but this configuration has 4 of 5"):
+        small.l2l(
+            "fit",
+            tmp_path,
+            *("--data.init_args.problems", "4", "--trainer.max_epochs", "9"),
+            *("--ckpt_path", str(run / "checkpoints" / "last.ckpt")),
+        )
