@@ -2,8 +2,8 @@
 
 Only PyTorch and nothing of l2l_lightning. The mathematics is the same as ours, and tests/benchmarks/test_plain_loop.py
 holds the two meta-gradients together: B problems side by side, LogAndSign features, two LSTM layers of 20 units, no
-second derivatives, the mean loss over the U+1 points of a window as meta-loss, a state that is detached between windows.
-Only ``nn.LSTMCell``'s second bias is extra: its gradient is that of the first, so Adam moves their sum twice as far.
+second derivatives, the mean loss over the U+1 points of a window as meta-loss, a state detached between windows. Only
+``nn.LSTMCell``'s second bias is extra: its gradient is that of the first, so Adam moves their sum twice as far.
 """
 
 import math

@@ -1,6 +1,6 @@
 """One training in one process, so that peak memory is its own: prints its reading as a line of JSON.
 
-Every training starts from the same imports, its own or not: then their memory differs only by what training takes.
+Every training starts from the same imports, needed or not: then their memory differs only by what training takes.
 ``torch.func`` alone brings in 160 MiB of modules at its first call.
 """
 
@@ -74,7 +74,6 @@ def train_ours(setting: Setting, meter: Meter) -> None:
 
 def train_lightning(setting: Setting, meter: Meter) -> None:
     """Quadratics as ``l2l fit`` trains them: staggered restarts, logging, checkpoints; validation does not count."""
-
     assert isinstance(setting.optimizee, Quadratic)
     module = MetaOptimizerModule(CoordinatewiseLSTM(), setting.optimizee, UNROLL, FixedHorizon(HORIZON), seed=0)
     data = QuadraticDataModule(
@@ -123,8 +122,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    setting = SETTINGS[args.setting]()
     meter = Meter(UNROLL, args.seconds, args.windows)
-    TRAININGS[args.training](SETTINGS[args.setting](), meter)
+    TRAININGS[args.training](setting, meter)
     print(json.dumps(meter.reading()))
 
 

@@ -13,11 +13,6 @@ from l2l_lightning.core.errors import InputError
 KEY = "l2l_lightning"
 
 
-def describe_rule(rule: nn.Module) -> Description:
-    """Class and arguments of a rule as plain values."""
-    return describe(rule)
-
-
 def read(path: str | Path) -> dict[str, Any]:
     """A training checkpoint, its tensors on the CPU, without unpickling anything but tensors and plain values.
 
@@ -31,14 +26,13 @@ def read(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} is no checkpoint that can be read safely: {_first_sentence(error)}") from error
-    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
-        raise InputError(f"{path} is not a checkpoint of l2l_lightning: it was not written by `l2l fit`.")
+    saved_state(checkpoint, str(path))
     return checkpoint
 
 
 def check_same_rule(saved: Description, rule: nn.Module) -> None:
     """Raise InputError, naming every difference, unless the checkpoint's rule has the same class and arguments."""
-    found = differences(saved, describe_rule(rule))
+    found = differences(saved, describe(rule))
     if found:
         raise InputError(
             f"The checkpoint holds another rule than the configuration's model.rule ({'; '.join(found)}); "
@@ -46,14 +40,14 @@ def check_same_rule(saved: Description, rule: nn.Module) -> None:
         )
 
 
-def saved_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def saved_state(checkpoint: Any, name: str = "The checkpoint") -> dict[str, Any]:
     """What MetaOptimizerModule wrote into a checkpoint.
 
     Raises:
         InputError: if another program wrote it.
     """
-    if KEY not in checkpoint:
-        raise InputError("The checkpoint is not one of l2l_lightning: it was not written by `l2l fit`.")
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
+        raise InputError(f"{name} is not a checkpoint of l2l_lightning: it was not written by `l2l fit`.")
     return checkpoint[KEY]
 
 

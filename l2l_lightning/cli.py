@@ -63,6 +63,8 @@ class L2LCLI(LightningCLI):
         root = Path(config.trainer.default_root_dir or "logs")
         self.run_folder: tuple[Path, str, str | None] = (root, config.name, None)  # save_dir, name, version
         if config.ckpt_path is None:
+            if self.config.subcommand != "fit":
+                warnings.warn("No --ckpt_path was given, so the learned rule is an untrained one.", stacklevel=2)
             return
         asked = str(config.ckpt_path)
         path = newest_checkpoint(root / config.name, asked) if asked in ("last", "best") else Path(asked)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from l2l_lightning import checkpoint as checkpoints
+from l2l_lightning.core.description import describe
 from l2l_lightning.core.errors import InputError, check_positive_int
 from l2l_lightning.core.horizon import FixedHorizon, Horizon, stagger
 from l2l_lightning.core.objective import Objective
@@ -98,7 +99,10 @@ class MetaOptimizerModule(L.LightningModule):
         self._race: Race | None = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.outer_optimizer(self.rule.parameters())
+        parameters = [parameter for parameter in self.rule.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise InputError(f"model.rule: {type(self.rule).__name__} has no parameters to train.")
+        optimizer = self.outer_optimizer(parameters)
         if self.outer_scheduler is None:
             return optimizer
         return {
@@ -109,11 +113,13 @@ class MetaOptimizerModule(L.LightningModule):
     # Training
 
     def on_train_start(self) -> None:
-        if not any(parameter.requires_grad for parameter in self.rule.parameters()):
-            raise InputError(f"model.rule: {type(self.rule).__name__} has no parameters to train.")
-        self.problems.to(self.device)
+        self._move_problems()
         if self.inner is not None:
             self.inner = self.inner.to(self.device)
+
+    def _move_problems(self) -> None:
+        """The optimizee is no submodule, so Lightning does not move it."""
+        self.problems.to(self.device, self.dtype)  # type: ignore[arg-type]
 
     def on_train_batch_start(self, batch: Window, batch_idx: int) -> None:
         """Replace the problems that are due; the first window starts them all."""
@@ -203,10 +209,10 @@ class MetaOptimizerModule(L.LightningModule):
     # Validation and test
 
     def on_validation_start(self) -> None:
-        self.problems.to(self.device)
+        self._move_problems()
 
     def on_test_start(self) -> None:
-        self.problems.to(self.device)
+        self._move_problems()
 
     def validation_step(self, batch: Window, batch_idx: int) -> None:
         self._advance_race(batch, batch_idx, Split.VALIDATION)
@@ -233,7 +239,8 @@ class MetaOptimizerModule(L.LightningModule):
         self._check_unroll(window)
         window = window.clone()
         if batch_idx == 0:
-            self._race = self.comparison.start(window, split, self._datamodule.held_out_windows(Split.TUNING))
+            tuning = None if self.trainer.sanity_checking else self._datamodule.held_out_windows(Split.TUNING)
+            self._race = self.comparison.start(window, split, tuning)
         assert self._race is not None
         self._race.advance(window)
 
@@ -255,7 +262,7 @@ class MetaOptimizerModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[checkpoints.KEY] = {
-            "rule": checkpoints.describe_rule(self.rule),
+            "rule": describe(self.rule),
             "seed": self.seed,
             "windows": self.windows,
             "resets": self.resets,

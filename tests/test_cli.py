@@ -179,9 +179,7 @@ trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false}
     }
 
 
-@pytest.mark.parametrize(
-    "name", [path.stem for path in CONFIGS.glob("*.yaml")]
-)
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS.glob("*.yaml")])
 def test_every_configuration_parses_and_prints(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         small.l2l("fit", Path("."), "--print_config", config=CONFIGS / f"{name}.yaml")
@@ -302,7 +300,11 @@ def test_a_checkpoint_that_is_none_gets_one_sentence(
 ) -> None:
     (tmp_path / "text.ckpt").write_text("no checkpoint at all")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    for name, sentence in (("nosuch", "no checkpoint at"), ("text", "is no checkpoint"), ("other", "not a checkpoint of")):
+    for name, sentence in (
+        ("nosuch", "no checkpoint at"),
+        ("text", "is no checkpoint"),
+        ("other", "not a checkpoint of"),
+    ):
         said = mistake(capsys, tmp_path, "--ckpt_path", str(tmp_path / f"{name}.ckpt"), command=command)
         assert sentence in said
 

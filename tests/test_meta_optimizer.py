@@ -146,6 +146,20 @@ def test_validation_works_under_inference_mode_and_without_it(tmp_path: Path) ->
     assert all(torch.equal(curves[0][name], curves[1][name]) for name in curves[0])
 
 
+def test_lightning_s_sanity_check_neither_tunes_nor_counts(tmp_path: Path) -> None:
+    checked, plain = small.module(), small.module()
+    for module, steps in ((checked, 2), (plain, 0)):
+        small.trainer(tmp_path, num_sanity_val_steps=steps).fit(module, datamodule=small.data())
+    for name, result in plain.results.items():
+        assert torch.equal(checked.results[name].curve, result.curve)
+
+
+def test_training_runs_in_double_precision(tmp_path: Path) -> None:
+    recorder = Recorder()
+    small.trainer(tmp_path, recorder, precision="64-true").fit(small.module(), datamodule=small.data())
+    assert recorder.curves[0].dtype == torch.float64
+
+
 def test_contenders_start_alike_and_the_trained_weights_are_used(tmp_path: Path) -> None:
     trained, untrained = small.module(), small.module()
     small.trainer(tmp_path).fit(trained, datamodule=small.data())
@@ -181,7 +195,7 @@ def test_a_hand_made_rule_with_a_trainable_rate_is_meta_trained(tmp_path: Path) 
 
 
 def test_a_rule_without_parameters_cannot_be_trained(tmp_path: Path) -> None:
-    module = small.module(rule=SGD(), optimizer=lambda _: torch.optim.Adam([nn.Parameter(torch.ones(1))]))
+    module = small.module(rule=SGD())
     with pytest.raises(InputError, match=r"SGD has no parameters to train"):
         small.trainer(tmp_path).fit(module, datamodule=small.data())
 

@@ -35,10 +35,9 @@ class Problems:
         """Where the problems live."""
         return next(self.template.parameters()).device
 
-    def to(self, device: torch.device | str) -> "Problems":
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> None:
         """Move the template in place."""
-        self.template.to(device)
-        return self
+        self.template.to(device, dtype)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Initial thetas (count, n), one call of the optimizee's ``reset_parameters`` each."""

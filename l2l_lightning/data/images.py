@@ -80,7 +80,7 @@ class MNISTDataModule(ProblemDataModule):
                 datasets.MNIST(self.root, download=True)
             except (OSError, RuntimeError) as error:
                 raise InputError(
-                    f"MNIST could not be downloaded to {self.root!r} ({error}); "
+                    f"MNIST could not be downloaded to {self.root!r} ({' '.join(str(error).split())}); "
                     "put the files there by hand or set data.root to a folder that holds MNIST/raw."
                 ) from error
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from l2l_lightning.core.errors import check_positive
@@ -197,11 +198,13 @@ class HeldOutComparison:
         self.rates: dict[str, float] = {}
         self._finished: dict[Split, dict[str, Result]] = {}
 
-    def start(self, window: Window, split: Split, tuning_windows: Iterable[Window]) -> Race:
-        """A race on the split's problems, with the baselines where they have not run yet."""
+    def start(self, window: Window, split: Split, tuning_windows: Iterable[Window] | None) -> Race:
+        """A race on the split's problems, with the baselines unless they ran before or cannot be tuned."""
         contenders = [self.learned]
-        if split not in self._finished:
-            self.rates = self.rates or self.baselines.tune(self.problems, tuning_windows)
+        if split not in self._finished and tuning_windows is not None:
+            if not self.rates and self.baselines.rules:
+                rank_zero_info(f"Tuning the learning rates of {', '.join(self.baselines.rules)} ...")
+                self.rates = self.baselines.tune(self.problems, tuning_windows)
             contenders += self.baselines.contenders(self.rates)
         return Race(contenders, self.problems, window, split)
 
@@ -209,4 +212,6 @@ class HeldOutComparison:
         """Results of all contenders, those of earlier races included."""
         results = race.results(held_out_data)
         baselines = {name: result for name, result in results.items() if name != LEARNED}
-        return results | self._finished.setdefault(split, baselines)
+        if baselines:
+            self._finished[split] = baselines
+        return results | self._finished.get(split, {})

@@ -27,7 +27,7 @@ from l2l_lightning.rules import (
 )
 
 # Large steps, so that the trajectories bend.
-NETWORK = {"hidden_size": 3, "output_scale": 0.3, "preprocessing": LogAndSign(5)}
+NETWORK = {"hidden_size": 2, "output_scale": 0.3, "preprocessing": LogAndSign(5)}
 RULES = {
     "lstm": lambda: CoordinatewiseLSTM(layers=2, **NETWORK),
     "gru": lambda: CoordinatewiseGRU(layers=1, **NETWORK),
