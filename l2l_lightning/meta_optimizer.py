@@ -114,8 +114,8 @@ class MetaOptimizerModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._move_problems()
-        if self.inner is not None:
-            self.inner = self.inner.to(self.device)
+        resumed = self.trainer.ckpt_path is not None and self.inner is not None
+        self.inner = self.inner.to(self.device) if resumed else None  # type: ignore[union-attr]
 
     def _move_problems(self) -> None:
         """The optimizee is no submodule, so Lightning does not move it."""
