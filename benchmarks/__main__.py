@@ -105,7 +105,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=2000, help="length of the memory check on Q; 0 leaves it out")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all readings there, as JSON")
-    parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its numbers mean little")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run of one or two minutes; its numbers mean little"
+    )
     args = parser.parse_args()
     if args.quick:
         args.repetitions, args.seconds, args.windows = 1, 0.5, min(args.windows, 20)

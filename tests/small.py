@@ -63,7 +63,5 @@ def trainer(folder: Path, *callbacks: Callback, **changes: Any) -> L.Trainer:
 def l2l(command: str, folder: Path, *arguments: str, config: Path | None = CONFIG) -> None:
     """``l2l command --config ...`` in this process, runs below ``folder``."""
     configuration = ["--config", str(config)] if config else []
-    main(
-        [command, *configuration, "--trainer.default_root_dir", str(folder), "--trainer.accelerator", "cpu"]
-        + ["--trainer.enable_progress_bar", "false", *arguments]
-    )
+    fixed = ["--trainer.default_root_dir", str(folder), "--trainer.accelerator", "cpu"]
+    main([command, *configuration, *fixed, "--trainer.enable_progress_bar", "false", *arguments])

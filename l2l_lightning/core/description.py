@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+from torch import nn
+
 from l2l_lightning.core.errors import InputError
 
 Description = dict[str, Any]
@@ -25,7 +27,9 @@ def describe(thing: Any) -> Any:
         return {key: describe(value) for key, value in thing.items()}
     kind = type(thing)
     arguments = {}
-    for name in list(inspect.signature(kind.__init__).parameters)[1:]:
+    # Without an __init__ of its own a module has no arguments, though nn.Module's signature takes any.
+    inherited = kind.__init__ in (nn.Module.__init__, object.__init__)
+    for name in [] if inherited else list(inspect.signature(kind.__init__).parameters)[1:]:
         if not hasattr(thing, name):
             raise InputError(
                 f"{kind.__name__} must keep its argument {name!r} as self.{name}, so that a checkpoint can describe it."

@@ -53,8 +53,9 @@ def stagger(lifetimes: Tensor, unroll: int) -> Tensor:
     Problem b of B keeps the fraction (b+1)/B of its windows, at least one.
     """
     count = len(lifetimes)
-    fraction = torch.arange(1, count + 1, device=lifetimes.device) / count
-    return torch.ceil(lifetimes / unroll * fraction).long() * unroll
+    share = torch.arange(1, count + 1, device=lifetimes.device)
+    windows = lifetimes // unroll
+    return -(-windows * share // count) * unroll  # rounded up, in integers
 
 
 def _check_range(owner: object, low: int, high: int) -> None:

@@ -29,6 +29,7 @@ def keyed_generator(*key: int, device: torch.device | str = "cpu") -> torch.Gene
     Stopping, resuming and the number of data workers therefore cannot change what window k draws.
     ``numpy.random.SeedSequence`` spreads the keys over independent streams.
     """
-    words = [word % 2**64 for word in key]
+    # The length and both halves of every 64-bit word, so that no two keys give the same words.
+    words = [len(key), *(part for word in key for part in divmod(word % 2**64, 2**32))]
     seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
     return torch.Generator(device=device).manual_seed(seed % 2**63)

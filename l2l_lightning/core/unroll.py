@@ -80,15 +80,19 @@ def unroll(
     alive_throughout = ~state.diverged
 
     for t, weight in enumerate(weights):
-        loss, grad = problems.losses_and_grads(theta, window.data(t, state.instance), create_graph=second_order)
+        seen = theta.view_as(theta)
+        loss, grad = problems.losses_and_grads(seen, window.data(t, state.instance), create_graph=second_order)
         alive = torch.isfinite(loss) & torch.isfinite(grad).all(-1)
+        if second_order and seen.requires_grad:
+            # A masked inf still gives 0 * inf = nan on its way back through the optimizee.
+            seen.register_hook(lambda g, alive=alive: torch.where(alive.unsqueeze(-1), g, 0.0))
         grad = torch.where(alive.unsqueeze(-1), grad, 0.0)
         alive_throughout = alive_throughout & alive
         curve.append(loss.detach())
 
         if weight:
             total = total + weight * torch.where(alive, objective.value(loss), 0.0).sum()
-            counted = counted + weight * alive.sum()
+            counted = counted + weight * alive.to(theta.dtype).sum()
             if theta.requires_grad and not second_order:
                 pull = (weight * torch.where(alive, objective.slope(loss), 0.0)).unsqueeze(-1) * grad
                 surrogate = surrogate + (pull * torch.where(alive.unsqueeze(-1), theta, 0.0)).sum()

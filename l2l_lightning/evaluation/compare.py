@@ -121,7 +121,7 @@ def _join(pieces: list[Tensor]) -> Tensor:
     return torch.where(diverged, torch.inf, curve)
 
 
-DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class Baselines:
@@ -130,7 +130,7 @@ class Baselines:
     Args:
         rules: the rules, whose own rates are ignored; by default SGD, Momentum, Nesterov, Adagrad, RMSprop, Adam and
             Adamax.
-        learning_rates: the grid; by default 1e-4, 3e-4, ... 1.
+        learning_rates: the grid; by default 1e-4, 3e-4, ... 10.
 
     Raises:
         InputError: for a rate that is not positive.

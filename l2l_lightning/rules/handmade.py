@@ -41,6 +41,7 @@ class HandmadeRule(UpdateRule):
 
     def with_rate(self, lr: float) -> Self:
         """A copy with another, untrained learning rate."""
+        check_positive(self, lr=lr)
         other = copy.deepcopy(self)
         other.lr, other.trainable = lr, False
         if self.trainable:
@@ -54,6 +55,11 @@ class HandmadeRule(UpdateRule):
         for name, value in values.items():
             if not 0 <= value < 1:
                 raise InputError(f"{type(self).__name__}: {name} must be in [0, 1), got {value!r}.")
+
+
+def _mean_square(decay: float, mean: Tensor, grad: Tensor) -> Tensor:
+    """decay * mean + (1 - decay) * grad^2; ``torch.lerp`` would make inf - inf of a square that overflows."""
+    return decay * mean + (1 - decay) * grad.square()
 
 
 def _bias_correction(beta: float, inputs: RuleInput) -> Tensor:
@@ -152,7 +158,7 @@ class RMSprop(HandmadeRule):
         self.alpha, self.eps = alpha, eps
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
-        v = torch.lerp(inputs.grad.square(), state["square"], self.alpha)
+        v = _mean_square(self.alpha, state["square"], inputs.grad)
         return -self.rate * inputs.grad / (v.sqrt() + self.eps), {"square": v}
 
 
@@ -179,7 +185,7 @@ class Adam(HandmadeRule):
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         m = torch.lerp(inputs.grad, state["mean"], self.beta1)
-        v = torch.lerp(inputs.grad.square(), state["square"], self.beta2)
+        v = _mean_square(self.beta2, state["square"], inputs.grad)
         m_hat = m / _bias_correction(self.beta1, inputs)
         v_hat = v / _bias_correction(self.beta2, inputs)
         return -self.rate * m_hat / (v_hat.sqrt() + self.eps), {"mean": m, "square": v}

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from l2l_lightning.core.errors import check_positive
+from l2l_lightning.core.errors import InputError, check_positive
 
 
 class Preprocessing(nn.Module):
@@ -36,7 +36,11 @@ class LogAndSign(Preprocessing):
     (log|g| / p, sign g) where |g| >= e^-p, and (-1, e^p g) elsewhere.
 
     Args:
-        p: gradients below e^-p are scaled linearly instead; 10 in the paper, 5 in its code.
+        p: gradients below e^-p are scaled linearly instead; 10 in the paper, 5 in its code; at most 80, as e^p must
+            be finite in single precision.
+
+    Raises:
+        InputError: for a p outside (0, 80].
     """
 
     features = 2
@@ -44,6 +48,8 @@ class LogAndSign(Preprocessing):
     def __init__(self, p: float = 10.0) -> None:
         super().__init__()
         check_positive(self, p=p)
+        if p > 80:
+            raise InputError(f"LogAndSign: p must be at most 80, got {p!r}.")
         self.p = p
 
     def forward(self, grad: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from l2l_lightning.core.errors import check_positive, check_positive_int
 from l2l_lightning.core.state import RuleState
@@ -109,21 +109,28 @@ class _LSTMFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        xh, c, weight, _ = inputs
         gates, tanh_c = output[2:]
         ctx.mark_non_differentiable(gates, tanh_c)
-        ctx.save_for_backward(xh, c, weight, gates, tanh_c)
+        ctx.save_for_backward(*inputs, gates, tanh_c)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, dh: Tensor, dc_next: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-        xh, c, weight, gates, tanh_c = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: FunctionCtx, dh: Tensor, dc_next: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        xh, c, weight, bias, gates, tanh_c = ctx.saved_tensors  # type: ignore[attr-defined]
+        if torch.is_grad_enabled():  # somebody wants second derivatives: the saved gates have no graph
+            return torch.func.vjp(_lstm, xh, c, weight, bias)[1]((dh, dc_next))
         i, f, o, g = gates.chunk(4)
         dc = dc_next + torch.ops.aten.tanh_backward(dh * o, tanh_c)
         dsigmoid = torch.ops.aten.sigmoid_backward(torch.cat((dc * g, dc * c, dh * tanh_c)), gates[: 3 * len(c)])
         dgates = torch.cat((dsigmoid, torch.ops.aten.tanh_backward(dc * i, g)))
         dxh = weight.T @ dgates if ctx.needs_input_grad[0] else None  # type: ignore[attr-defined]
-        return dxh, dc * f, dgates @ xh.T, dgates.sum(1, keepdim=True)  # type: ignore[return-value]
+        return dxh, dc * f, dgates @ xh.T, dgates.sum(1, keepdim=True)
+
+
+def _lstm(xh: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The equations of ``LSTMCell`` as autograd sees them: h' and c'."""
+    i, f, o, g = torch.addmm(bias, weight, xh).chunk(4)
+    c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c_next.tanh(), c_next
 
 
 class CoordinatewiseNetwork(UpdateRule):

@@ -41,12 +41,7 @@ def build(description):
         Momentum(momentum=0.3).with_rate(0.7),
         CoordinatewiseLSTM(layers=1, hidden_size=3, preprocessing=LogAndSign(p=5), forget_bias=0.5),
         CoordinatewiseGRU(hidden_size=3, output_scale=0.1),
-        pytest.param(
-            CoordinatewiseRNN(hidden_size=3, preprocessing=Identity()),
-            marks=pytest.mark.xfail(
-                strict=True, raises=InputError, reason="a class without __init__ shows nn.Module's *args, **kwargs"
-            ),
-        ),
+        CoordinatewiseRNN(hidden_size=3, preprocessing=Identity()),
         Objective("final", "log"),
         FixedHorizon(40),
         RandomHorizon(20, 60),
