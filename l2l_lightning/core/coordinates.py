@@ -1,7 +1,9 @@
 """Named parameters <-> one flat vector of n coordinates."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from math import prod
 
 import torch
@@ -31,13 +33,12 @@ class CoordinateLayout:
         """Number of coordinates."""
         return sum(prod(shape) for shape in self.shapes)
 
-    def slices(self) -> Iterator[tuple[str, slice, torch.Size]]:
+    @cached_property
+    def slices(self) -> tuple[tuple[str, slice, torch.Size], ...]:
         """Name, slice of theta's last dimension and shape of each parameter."""
-        start = 0
-        for name, shape in zip(self.names, self.shapes, strict=True):
-            stop = start + prod(shape)
-            yield name, slice(start, stop), shape
-            start = stop
+        stops = list(accumulate(prod(shape) for shape in self.shapes))
+        starts = [0, *stops[:-1]]
+        return tuple(zip(self.names, map(slice, starts, stops), self.shapes, strict=True))
 
     def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Parameters of shape (..., *shape) -> theta (..., n)."""
@@ -50,7 +51,5 @@ class CoordinateLayout:
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         """theta (..., n) -> views of shape (..., *shape), no copies."""
-        return {
-            name: theta[..., where].unflatten(-1, shape) if shape else theta[..., where.start]
-            for name, where, shape in self.slices()
-        }
+        lead = theta.shape[:-1]
+        return {name: theta[..., where].view((*lead, *shape)) for name, where, shape in self.slices}

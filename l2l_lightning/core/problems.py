@@ -1,14 +1,19 @@
 """B copies of an optimizee as pure functions of their coordinates."""
 
 import copy
+import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.window import Data
+
+Evaluation = Callable[[Tensor, Data], tuple[Tensor, Tensor]]
 
 
 class Problems:
@@ -27,6 +32,7 @@ class Problems:
     def __init__(self, optimizee: nn.Module, device: torch.device | str = "cpu") -> None:
         self.template = copy.deepcopy(optimizee).to(device).requires_grad_(False)
         self.layout = CoordinateLayout.of(self.template)
+        self._recorded: dict[tuple, Evaluation] = {}
         if self.layout.n == 0:
             raise InputError(f"The optimizee {type(optimizee).__name__} has no parameters to optimize.")
 
@@ -38,6 +44,7 @@ class Problems:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> None:
         """Move the template in place."""
         self.template.to(device, dtype)
+        self._recorded.clear()  # recordings hold the template's buffers
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Initial thetas (count, n), one call of the optimizee's ``reset_parameters`` each."""
@@ -76,16 +83,34 @@ class Problems:
         return losses
 
     def losses_and_grads(self, theta: Tensor, data: Data, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-        """Losses (B,) and gradients (B, n); both constants unless ``create_graph``.
+        """Losses (B,) and gradients (B, n); both constants unless ``create_graph``. Works under ``no_grad`` too.
 
-        Problems do not interact, so the gradient of the summed losses holds each problem's own.
-        Works under ``no_grad`` too.
+        Without a graph, the tensor operations of the first call are recorded and replayed for data of the same shapes:
+        the Python of ``functional_call``, ``vmap`` and autograd takes longer than a small problem's arithmetic.
         """
+        if create_graph or torch._C._are_functorch_transforms_active():
+            return self._evaluate(theta, data, create_graph)
+        key = tuple((name, leaf.shape, leaf.dtype, leaf.device) for name, leaf in (("", theta), *data.items()))
+        if key not in self._recorded:
+            self._recorded[key] = self._record(theta, data)
+        with torch.no_grad():
+            return self._recorded[key](theta.detach(), data)
+
+    def _evaluate(self, theta: Tensor, data: Data, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+        """Problems do not interact, so the gradient of the summed losses holds each problem's own."""
         with torch.enable_grad():
             theta = theta if create_graph and theta.requires_grad else theta.detach().requires_grad_()
             losses = self.losses(theta, data)
             (grads,) = torch.autograd.grad(losses.sum(), theta, create_graph=create_graph)
         return (losses, grads) if create_graph else (losses.detach(), grads)
+
+    def _record(self, theta: Tensor, data: Data) -> Evaluation:
+        self._evaluate(theta, data)  # an author's mistake shows here, in plain words
+        try:
+            return make_fx(lambda theta, data: self._evaluate(theta, data))(theta.detach(), data)
+        except Exception as error:  # what cannot be recorded is run as it is
+            logging.getLogger(__name__).info("%s is not recorded: %s", type(self.template).__name__, error)
+            return self._evaluate
 
     def metrics(self, theta: Tensor, data: Data) -> dict[str, Tensor]:
         """The optimizee's metrics, leaves (B,), for theta (B, n) on data that all problems share."""

@@ -73,40 +73,42 @@ def unroll(
         second_order: differentiate through the optimizees' gradients as well.
     """
     theta, rule_state = state.theta, state.rule
-    weights = objective.point_weights(window.unroll)
-    total, counted = theta.new_zeros(()), theta.new_zeros(())
-    surrogate = theta.new_zeros(())
-    curve: list[Tensor] = []
-    alive_throughout = ~state.diverged
-
-    for t, weight in enumerate(weights):
+    thetas: list[Tensor] = []
+    grads: list[Tensor] = []
+    losses: list[Tensor] = []
+    alives: list[Tensor] = []
+    for t in range(window.unroll + 1):
         seen = theta.view_as(theta)
         loss, grad = problems.losses_and_grads(seen, window.data(t, state.instance), create_graph=second_order)
-        alive = torch.isfinite(loss) & torch.isfinite(grad).all(-1)
+        # The largest magnitude is nan or inf where any coordinate is.
+        alive = (torch.linalg.vector_norm(grad.detach(), torch.inf, -1) + loss.detach().abs() < torch.inf).unsqueeze(-1)
         if second_order and seen.requires_grad:
-            # A masked inf still gives 0 * inf = nan on its way back through the optimizee.
-            seen.register_hook(lambda g, alive=alive: torch.where(alive.unsqueeze(-1), g, 0.0))
-        grad = torch.where(alive.unsqueeze(-1), grad, 0.0)
-        alive_throughout = alive_throughout & alive
-        curve.append(loss.detach())
-
-        if weight:
-            total = total + weight * torch.where(alive, objective.value(loss), 0.0).sum()
-            counted = counted + weight * alive.to(theta.dtype).sum()
-            if theta.requires_grad and not second_order:
-                pull = (weight * torch.where(alive, objective.slope(loss), 0.0)).unsqueeze(-1) * grad
-                surrogate = surrogate + (pull * torch.where(alive.unsqueeze(-1), theta, 0.0)).sum()
+            # A masked inf would still give 0 * inf = nan on its way back through the optimizee.
+            seen.register_hook(lambda g, alive=alive: torch.where(alive, g, 0.0))
+        grad = torch.where(alive, grad, 0.0)
+        thetas.append(torch.where(alive, theta, 0.0))
+        grads.append(grad)
+        losses.append(loss)
+        alives.append(alive.squeeze(-1))
         if t < window.unroll:
             step, rule_state = rule(RuleInput(theta, grad, loss, state.age + t), rule_state)
             theta = theta + step
 
+    curve, alive = torch.stack(losses), torch.stack(alives)  # (U+1, B)
+    weights = torch.where(alive, theta.new_tensor(objective.point_weights(window.unroll)).unsqueeze(-1), 0.0)
+    counted = torch.where(alive, curve, 1.0)
+    total = (weights * objective.value(counted)).sum()
+    if not second_order:
+        slopes = weights * objective.slope(counted)
+        surrogate = (slopes.unsqueeze(-1) * torch.stack(grads) * torch.stack(thetas)).sum()
+        total = total + surrogate - surrogate.detach()
     # The mean over the problems that count; 0/0 where none is left, which the caller sees as a meta-loss of nan.
-    meta_loss = (total + surrogate - surrogate.detach()) / counted
+    meta_loss = total / weights.sum()
     end = replace(
         state,
         theta=theta.detach(),
         rule={name: leaf.detach() for name, leaf in rule_state.items()},
         age=state.age + window.unroll,
-        diverged=~alive_throughout,
+        diverged=state.diverged | ~alive.all(0),
     )
-    return Unrolled(meta_loss, torch.stack(curve), end)
+    return Unrolled(meta_loss, curve.detach(), end)

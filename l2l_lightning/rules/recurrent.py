@@ -84,53 +84,64 @@ class LSTMCell(Cell):
 
     def forward(self, x: Tensor, *hidden: Tensor) -> tuple[Tensor, ...]:
         h, c = hidden
-        weight = torch.cat((self.weight_ih, self.weight_hh), 1)
-        return _LSTMFunction.apply(torch.cat((x, h)), c, weight, self.bias)[:2]
+        # Batched tensors of functorch cannot be written in place, and compilers prefer to see the equations.
+        plain = torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
+        step = _lstm if plain else _LSTMFunction.apply
+        return step(x, h, c, self.weight_ih, self.weight_hh, self.bias)
+
+
+def _lstm(x: Tensor, h: Tensor, c: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The equations of ``LSTMCell``: h' and c'."""
+    i, f, o, g = (torch.addmm(bias, weight_ih, x) + weight_hh @ h).chunk(4)
+    c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c_next.tanh(), c_next
 
 
 class _LSTMFunction(torch.autograd.Function):
-    """One LSTM step with its gates saved, so that the backward pass is two matrix products and little else.
+    """``_lstm`` with as little memory traffic as possible: the gates in place, the backward pass from what is saved.
 
     Autograd's own graph of the same equations spends most of its time on slices and temporaries.
     """
 
-    generate_vmap_rule = True
+    @staticmethod
+    def forward(ctx: FunctionCtx, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        x, h, c, weight_ih, weight_hh, bias = inputs
+        gates = torch.addmm(bias, weight_ih, x).addmm_(weight_hh, h)  # (4H, R)
+        sigmoids = 3 * len(c)
+        gates[:sigmoids].sigmoid_()
+        gates[sigmoids:].tanh_()
+        i, f, o, g = gates.chunk(4)
+        c_next = (f * c).addcmul_(i, g)
+        ctx.save_for_backward(*inputs, gates, c_next)
+        return c_next.tanh().mul_(o), c_next
 
     @staticmethod
-    def forward(xh: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        hidden_size = c.shape[0]
-        gates = torch.addmm(bias, weight, xh)  # (4H, R)
-        gates[: 3 * hidden_size].sigmoid_()
-        gates[3 * hidden_size :].tanh_()
+    def backward(ctx: FunctionCtx, dh: Tensor, dc_next: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, gates, c_next = ctx.saved_tensors  # type: ignore[attr-defined]
+        if torch.is_grad_enabled():  # somebody wants second derivatives, and the saved gates have no graph
+            return torch.func.vjp(_lstm, *inputs)[1]((dh, dc_next))
+        x, h, c, weight_ih, weight_hh, _ = inputs
         i, f, o, g = gates.chunk(4)
-        c_next = torch.addcmul(f * c, i, g)
         tanh_c = c_next.tanh()
-        return o * tanh_c, c_next, gates, tanh_c
-
-    @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        gates, tanh_c = output[2:]
-        ctx.mark_non_differentiable(gates, tanh_c)
-        ctx.save_for_backward(*inputs, gates, tanh_c)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, dh: Tensor, dc_next: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        xh, c, weight, bias, gates, tanh_c = ctx.saved_tensors  # type: ignore[attr-defined]
-        if torch.is_grad_enabled():  # somebody wants second derivatives: the saved gates have no graph
-            return torch.func.vjp(_lstm, xh, c, weight, bias)[1]((dh, dc_next))
-        i, f, o, g = gates.chunk(4)
-        dc = dc_next + torch.ops.aten.tanh_backward(dh * o, tanh_c)
-        dsigmoid = torch.ops.aten.sigmoid_backward(torch.cat((dc * g, dc * c, dh * tanh_c)), gates[: 3 * len(c)])
-        dgates = torch.cat((dsigmoid, torch.ops.aten.tanh_backward(dc * i, g)))
-        dxh = weight.T @ dgates if ctx.needs_input_grad[0] else None  # type: ignore[attr-defined]
-        return dxh, dc * f, dgates @ xh.T, dgates.sum(1, keepdim=True)
-
-
-def _lstm(xh: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The equations of ``LSTMCell`` as autograd sees them: h' and c'."""
-    i, f, o, g = torch.addmm(bias, weight, xh).chunk(4)
-    c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c_next.tanh(), c_next
+        dc = torch.ops.aten.tanh_backward(dh * o, tanh_c).add_(dc_next)
+        dgates = torch.empty_like(gates)
+        di, df, do, dg = dgates.chunk(4)
+        torch.mul(dc, g, out=di)
+        torch.mul(dc, c, out=df)
+        torch.mul(dh, tanh_c, out=do)
+        torch.mul(dc, i, out=dg)
+        sigmoids = slice(3 * len(c))
+        torch.ops.aten.sigmoid_backward.grad_input(dgates[sigmoids], gates[sigmoids], grad_input=dgates[sigmoids])
+        torch.ops.aten.tanh_backward.grad_input(dg, g, grad_input=dg)
+        needs_x, needs_h, *_ = ctx.needs_input_grad  # type: ignore[attr-defined]
+        return (
+            weight_ih.T @ dgates if needs_x else None,
+            weight_hh.T @ dgates if needs_h else None,
+            dc.mul_(f),
+            dgates @ x.T,
+            dgates @ h.T,
+            dgates.sum(1, keepdim=True),
+        )
 
 
 class CoordinatewiseNetwork(UpdateRule):
@@ -184,7 +195,7 @@ class CoordinatewiseNetwork(UpdateRule):
         for layer, cell in enumerate(self.cells):
             names = [f"{leaf}{layer}" for leaf in self.cell.leaves]
             hidden = cell(x, *(state[name].flatten(1) for name in names))
-            new_state.update({name: leaf.unflatten(1, shape) for name, leaf in zip(names, hidden, strict=True)})
+            new_state.update({name: leaf.view(-1, *shape) for name, leaf in zip(names, hidden, strict=True)})
             x = hidden[0]
         step = torch.addmm(self.head_bias, self.head_weight, x) * self.output_scale
         return step.view(shape), new_state

@@ -43,9 +43,9 @@ def test_unflatten_returns_views(shapes, batch):
 @given(shapes)
 def test_slices_cover_theta_without_gaps_or_overlaps(shapes):
     layout = layout_of(shapes)
-    covered = [i for _, where, _ in layout.slices() for i in range(where.start, where.stop)]
+    covered = [i for _, where, _ in layout.slices for i in range(where.start, where.stop)]
     assert covered == list(range(layout.n))
-    assert [(name, shape) for name, _, shape in layout.slices()] == list(zip(layout.names, layout.shapes, strict=True))
+    assert [(name, shape) for name, _, shape in layout.slices] == list(zip(layout.names, layout.shapes, strict=True))
 
 
 def test_order_is_that_of_parameters_to_vector():

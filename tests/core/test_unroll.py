@@ -176,9 +176,19 @@ def test_every_point_costs_one_forward_pass():
 
     rule, scene = make("lstm"), Scene.draw()
     problems = Problems(Counting(4).double())
-    unrolled = unroll(rule, problems, scene.state(rule), scene.window(), Objective())
+    unrolled = unroll(rule, problems, scene.state(rule), scene.window(), Objective(), second_order=True)
     unrolled.meta_loss.backward()
     assert Counting.calls == len(scene.stream)
+
+
+def test_the_optimizee_s_python_runs_once_and_its_recording_gives_the_same_numbers():
+    problems, scene = Problems(Quadratic(4).double()), Scene.draw()
+    data = scene.window().data(0, scene.instance)
+    recorded = problems.losses_and_grads(scene.theta, data)
+    plain = problems._evaluate(scene.theta, data)
+    assert [type(replay).__name__ for replay in problems._recorded.values()] == ["<lambda>"]
+    for found, expected in zip(recorded, plain, strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_without_grad_the_value_is_the_same():
