@@ -109,7 +109,7 @@ def quiet_lightning() -> None:
 
 
 def main(args: ArgsType = None) -> None:
-    """Entry point of the console script; a user's mistake ends with one sentence and exit status 2."""
+    """Entry point of the console script; a user's mistake ends with one sentence and an exit status that is not 0."""
     sys.path.insert(0, os.getcwd())  # plug-ins from the user's own modules
     quiet_lightning()
     try:

@@ -1,7 +1,7 @@
 """B copies of an optimizee as pure functions of their coordinates."""
 
 import copy
-import logging
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -43,8 +43,10 @@ class Problems:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> None:
         """Move the template in place."""
-        self.template.to(device, dtype)
-        self._recorded.clear()  # recordings hold the template's buffers
+        parameter = next(self.template.parameters())
+        if (parameter.device, parameter.dtype) != (torch.device(device), dtype):
+            self.template.to(device, dtype)
+            self._recorded.clear()  # recordings hold the template's buffers
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Initial thetas (count, n), one call of the optimizee's ``reset_parameters`` each."""
@@ -109,7 +111,8 @@ class Problems:
         try:
             return make_fx(lambda theta, data: self._evaluate(theta, data))(theta.detach(), data)
         except Exception as error:  # what cannot be recorded is run as it is
-            logging.getLogger(__name__).info("%s is not recorded: %s", type(self.template).__name__, error)
+            name = type(self.template).__name__
+            warnings.warn(f"The optimizee {name} cannot be recorded and runs slower for it: {error}", stacklevel=2)
             return self._evaluate
 
     def metrics(self, theta: Tensor, data: Data) -> dict[str, Tensor]:
