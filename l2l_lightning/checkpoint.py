@@ -1,13 +1,15 @@
 """Checkpoints hold tensors and plain values only: loading one never runs code."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
 
-from l2l_lightning.core.description import Description, describe, differences
+from l2l_lightning.core.description import describe, differences
 from l2l_lightning.core.errors import InputError
 
 KEY = "l2l_lightning"
@@ -30,14 +32,63 @@ def read(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_same_rule(saved: Description, rule: nn.Module) -> None:
-    """Raise InputError, naming every difference, unless the checkpoint's rule has the same class and arguments."""
-    found = differences(saved, describe(rule))
-    if found:
+def check_rule(checkpoint: dict[str, Any], rule: nn.Module, exact: bool) -> None:
+    """Refuse a checkpoint whose phi does not fit the rule.
+
+    Arguments that leave class and shapes alone, such as the scale of the output or the routes of a partition, may
+    differ where phi goes to another use; a warning names them. Where a run goes on (``exact``) they may not.
+
+    Raises:
+        InputError: for another class, for other shapes, or with ``exact`` for any other argument; all are named.
+    """
+    expected, found = describe(rule), saved_state(checkpoint)["rule"]
+    arguments = differences(found, expected)
+    shapes = _shape_differences(_phi(checkpoint), rule.state_dict())
+    if shapes or found["class_path"] != expected["class_path"] or (exact and arguments):
         raise InputError(
-            f"The checkpoint holds another rule than the configuration's model.rule ({'; '.join(found)}); "
-            "use the config.yaml of the run that wrote the checkpoint."
+            f"The checkpoint holds another rule than the configuration's model.rule ({'; '.join(arguments + shapes)});"
+            " use the config.yaml of the run that wrote the checkpoint."
         )
+    if arguments:
+        warnings.warn(
+            f"The rule differs from the one that was trained ({'; '.join(arguments)}); the configuration's values "
+            "hold.",
+            stacklevel=2,
+        )
+
+
+def load_phi(path: str | Path, rule: nn.Module) -> None:
+    """Let a rule start from the phi of a training checkpoint, in place.
+
+    Raises:
+        InputError: if the file cannot be read or holds another rule.
+    """
+    checkpoint = read(path)
+    check_rule(checkpoint, rule, exact=False)
+    rule.load_state_dict(_phi(checkpoint))
+    rank_zero_info(f"phi starts from {path}; {IGNORED}")
+
+
+IGNORED = "the inner state in the checkpoint belongs to its own training and is ignored."
+
+
+def _phi(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The rule's parameters without the LightningModule's prefix."""
+    return {name.removeprefix("rule."): value for name, value in checkpoint["state_dict"].items()}
+
+
+def _shape_differences(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    """A phrase for the first parameter whose shape differs, and how many more there are."""
+
+    def shape(phi: dict[str, Tensor], name: str) -> str:
+        return str(tuple(phi[name].shape)) if name in phi else "nothing"
+
+    names = list(dict.fromkeys([*saved, *expected]))
+    differing = [name for name in names if shape(saved, name) != shape(expected, name)]
+    if not differing:
+        return []
+    first, more = differing[0], f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+    return [f"phi's {first}: {shape(saved, first)} against {shape(expected, first)}{more}"]
 
 
 def saved_state(checkpoint: Any, name: str = "The checkpoint") -> dict[str, Any]:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStep
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
 from l2l_lightning.meta_optimizer import MetaOptimizerModule
+from l2l_lightning.studies import sweep, transfer
 
 CHECKPOINTS = "checkpoints"
 COMMANDS = {
@@ -24,6 +26,7 @@ COMMANDS = {
     "validate": "Compare a trained rule with tuned baselines on the validation problems.",
     "test": "Compare a trained rule with tuned baselines on the test problems.",
 }
+STUDIES = {"sweep": sweep, "transfer": transfer}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -63,7 +66,7 @@ class L2LCLI(LightningCLI):
         root = Path(config.trainer.default_root_dir or "logs")
         self.run_folder: tuple[Path, str, str | None] = (root, config.name, None)  # save_dir, name, version
         if config.ckpt_path is None:
-            if self.config.subcommand != "fit":
+            if self.config.subcommand != "fit" and config.model.init_from is None:
                 warnings.warn("No --ckpt_path was given, so the learned rule is an untrained one.", stacklevel=2)
             return
         asked = str(config.ckpt_path)
@@ -103,39 +106,51 @@ def newest_checkpoint(runs: Path, name: str) -> Path:
 
 
 def quiet_lightning() -> None:
-    """Hide Lightning's advertisement and a deprecation that it causes itself."""
+    """Hide Lightning's advertisement, a deprecation that it causes itself, and a remark on where checkpoints go."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*dirpath has changed.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "litlogger" not in str(line.msg))
 
 
-def main(args: ArgsType = None) -> None:
+def run(args: Sequence[str]) -> L2LCLI:
+    """``l2l fit | validate | test`` with these arguments; what was built and run."""
+    return L2LCLI(
+        MetaOptimizerModule,
+        ProblemDataModule,
+        subclass_mode_data=True,
+        save_config_callback=SaveConfig,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_class=user_errors.OneSentenceParser,
+        parser_kwargs={
+            "description": "Meta-train learned optimizers and measure them against tuned hand-made ones.",
+            "epilog": "Studies, each with a --help of its own: "
+            + "; ".join(f"l2l {name}: {study.HELP}" for name, study in STUDIES.items()),
+            **{
+                command: {"description": description, "usage": f"l2l {command} --config FILE [options]"}
+                for command, description in COMMANDS.items()
+            },
+        },
+        trainer_defaults={
+            "callbacks": [InnerStepsPerSecond(), ContenderCurves(), ComparisonReport()],
+            "enable_model_summary": False,
+            "log_every_n_steps": 20,
+            "num_sanity_val_steps": 0,
+        },
+        args=list(args),
+    )
+
+
+def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the console script; a user's mistake ends with one sentence and an exit status that is not 0."""
     sys.path.insert(0, os.getcwd())  # plug-ins from the user's own modules
     quiet_lightning()
+    args = sys.argv[1:] if args is None else args
     try:
-        L2LCLI(
-            MetaOptimizerModule,
-            ProblemDataModule,
-            subclass_mode_data=True,
-            save_config_callback=SaveConfig,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            parser_class=user_errors.OneSentenceParser,
-            parser_kwargs={
-                "description": "Meta-train learned optimizers and measure them against tuned hand-made ones.",
-                **{
-                    command: {"description": description, "usage": f"l2l {command} --config FILE [options]"}
-                    for command, description in COMMANDS.items()
-                },
-            },
-            trainer_defaults={
-                "callbacks": [InnerStepsPerSecond(), ContenderCurves(), ComparisonReport()],
-                "enable_model_summary": False,
-                "log_every_n_steps": 20,
-                "num_sanity_val_steps": 0,
-            },
-            args=args,
-        )
+        if args and args[0] in STUDIES:
+            STUDIES[args[0]].main(args[1:], run)
+        else:
+            run(args)
     except Exception as error:
         mistake = user_errors.find(error)
         if mistake is None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -54,10 +55,11 @@ class MetaOptimizerModule(L.LightningModule):
         baselines: hand-made contenders and the grid of their learning rates; all of them where none is given.
         optimizer: outer optimizer; Adam with a rate of 1e-3 where none is given.
         lr_scheduler: schedule of the outer learning rate, stepped after every window.
+        init_from: a training checkpoint from which phi starts, of any optimizee.
         seed: of the problems' initial parameters and lifetimes; None takes that of ``seed_everything``.
 
     Raises:
-        InputError: for an unroll that is not a positive integer.
+        InputError: for an unroll that is not a positive integer, or a checkpoint that does not fit the rule.
     """
 
     def __init__(
@@ -72,11 +74,14 @@ class MetaOptimizerModule(L.LightningModule):
         baselines: Baselines | None = None,
         optimizer: Callable[[Iterable], Optimizer] = _adam,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        init_from: str | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
         check_positive_int(self, unroll=unroll)
         self.rule = rule
+        if init_from is not None:
+            checkpoints.load_phi(init_from, rule)
         self.problems = Problems(optimizee)
         self.rule.bind(self.problems.layout)
         self.unroll = unroll
@@ -203,7 +208,8 @@ class MetaOptimizerModule(L.LightningModule):
         if found != expected:
             raise InputError(
                 f"The checkpoint's inner state holds {found[0]} problems of {found[1]} coordinates, but this "
-                f"configuration has {expected[0]} of {expected[1]}; resume with the configuration of its own run."
+                f"configuration has {expected[0]} of {expected[1]}; resume with the configuration of its own run, "
+                "or set model.init_from to the checkpoint to start a new run from its rule."
             )
 
     # Validation and test
@@ -273,14 +279,17 @@ class MetaOptimizerModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another rule's checkpoint; take over the training state where training goes on.
+        """Refuse another rule's checkpoint; take over the training state where the run goes on.
 
         Raises:
             InputError: if the checkpoint is not one of this project or its rule differs.
         """
         saved = checkpoints.saved_state(checkpoint)
-        checkpoints.check_same_rule(saved["rule"], self.rule)
-        if self._trainer is None or self._trainer.state.fn != "fit":
+        resumed = self._trainer is not None and self._trainer.state.fn == "fit"
+        checkpoints.check_rule(checkpoint, self.rule, exact=resumed)
+        if not resumed:
+            if saved["inner"] is not None and saved["inner"]["theta"].shape[-1] != self.problems.layout.n:
+                rank_zero_info(f"The checkpoint was trained on another optimizee; {checkpoints.IGNORED}")
             return
         for name in ("seed", "windows", "resets", "divergences", "skipped_steps"):
             setattr(self, name, saved[name])

@@ -331,7 +331,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(capsys: pytest.Capt
     [
         (("--model.rule", "CoordinatewiseGRU"), "CoordinatewiseLSTM against CoordinatewiseGRU"),
         (("--model.rule.init_args.hidden_size", "9"), "hidden_size: 8 against 9"),
-        (("--model.rule.init_args.output_scale", "0.2"), "output_scale: 0.1 against 0.2"),
+        (("--model.rule.init_args.hidden_size", "9"), r"phi's head_weight: \(1, 8\) against \(1, 9\) and"),
     ],
 )
 def test_the_checkpoint_of_another_rule_is_refused(
@@ -339,6 +339,17 @@ def test_the_checkpoint_of_another_rule_is_refused(
 ) -> None:
     with pytest.raises(SystemExit, match=sentence):
         small.l2l("validate", tmp_path, *arguments, "--ckpt_path", str(run / "checkpoints" / "best.ckpt"))
+
+
+def test_an_argument_that_leaves_the_shapes_alone_is_warned_of_in_validation_and_refused_in_resuming(
+    run: Path, tmp_path: Path
+) -> None:
+    changed = ("--model.rule.init_args.output_scale", "0.2")
+    sentence = "output_scale: 0.1 against 0.2"
+    with pytest.warns(UserWarning, match=rf"differs from the one that was trained \({sentence}\)"):
+        small.l2l("validate", tmp_path, *changed, "--ckpt_path", str(run / "checkpoints" / "best.ckpt"))
+    with pytest.raises(SystemExit, match=sentence):
+        small.l2l("fit", tmp_path, *changed, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
 
 
 def test_resuming_with_another_number_of_problems_is_refused(run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Named parameters <-> one flat vector of n coordinates."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -17,16 +17,24 @@ class CoordinateLayout:
     Attributes:
         names: parameter names in the order of ``named_parameters()``.
         shapes: their shapes, in the same order.
+        owners: the class names of the modules that own them, such as ``Conv2d``, in the same order.
     """
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
+    owners: tuple[str, ...]
 
     @classmethod
     def of(cls, module: nn.Module) -> "CoordinateLayout":
         """The layout of all parameters of a module."""
         named = dict(module.named_parameters())
-        return cls(tuple(named), tuple(parameter.shape for parameter in named.values()))
+        owners = (type(module.get_submodule(name.rpartition(".")[0])).__name__ for name in named)
+        return cls(tuple(named), tuple(parameter.shape for parameter in named.values()), tuple(owners))
+
+    def subset(self, names: Collection[str]) -> "CoordinateLayout":
+        """The layout of some of the parameters alone, in the same order."""
+        kept = [entry for entry in zip(self.names, self.shapes, self.owners, strict=True) if entry[0] in names]
+        return CoordinateLayout(*(tuple(entry[i] for entry in kept) for i in range(3)))  # type: ignore[arg-type]
 
     @property
     def n(self) -> int:

@@ -1,6 +1,7 @@
 """An object's class and arguments as plain values, so that a checkpoint can say what it holds."""
 
 import inspect
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,7 @@ Description = dict[str, Any]
 
 
 def describe(thing: Any) -> Any:
-    """Plain values stay; an object becomes ``{"class_path": ..., "init_args": {...}}``.
+    """Plain values stay, dataclasses become dictionaries, objects ``{"class_path": ..., "init_args": {...}}``.
 
     Arguments are read by the convention of scikit-learn: every argument of ``__init__`` is kept as an attribute of the
     same name.
@@ -23,8 +24,10 @@ def describe(thing: Any) -> Any:
         return thing
     if isinstance(thing, list | tuple):
         return [describe(item) for item in thing]
-    if isinstance(thing, dict):
+    if isinstance(thing, dict | nn.ModuleDict):
         return {key: describe(value) for key, value in thing.items()}
+    if is_dataclass(thing):
+        return {item.name: describe(getattr(thing, item.name)) for item in fields(thing)}
     kind = type(thing)
     arguments = {}
     # Without an __init__ of its own a module has no arguments, though nn.Module's signature takes any.

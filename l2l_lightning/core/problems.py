@@ -71,7 +71,7 @@ class Problems:
             losses = vmap(loss)(theta, data) if data else vmap(lambda theta: loss(theta, {}))(theta)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:  # IndexError: a label beyond the classes
             shapes = ", ".join(f"{key} {tuple(leaf.shape[1:])}" for key, leaf in data.items()) or "no data"
             raise InputError(f"The optimizee {name} cannot be evaluated on {shapes}: {error}") from error
         except KeyError as missing:

@@ -1,7 +1,15 @@
 """Lightning DataModules that stream windows of problems."""
 
 from l2l_lightning.data.base import ProblemDataModule, WindowStream
-from l2l_lightning.data.images import MNISTDataModule
-from l2l_lightning.data.quadratics import QuadraticDataModule
+from l2l_lightning.data.functions import FunctionDataModule, QuadraticDataModule
+from l2l_lightning.data.images import CIFAR10DataModule, ImageDataModule, MNISTDataModule
 
-__all__ = ["MNISTDataModule", "ProblemDataModule", "QuadraticDataModule", "WindowStream"]
+__all__ = [
+    "CIFAR10DataModule",
+    "FunctionDataModule",
+    "ImageDataModule",
+    "MNISTDataModule",
+    "ProblemDataModule",
+    "QuadraticDataModule",
+    "WindowStream",
+]

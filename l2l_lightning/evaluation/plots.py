@@ -1,12 +1,14 @@
 """Figures, drawn without a display."""
 
-from math import sqrt
+from math import ceil, sqrt
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
 from l2l_lightning.evaluation.compare import LEARNED, Result
+from l2l_lightning.evaluation.report import Estimate, Summary, best_baseline, summarize
 
 
 def curves(results: dict[str, Result], title: str) -> Figure:
@@ -15,7 +17,48 @@ def curves(results: dict[str, Result], title: str) -> Figure:
     Contenders that diverged on some problem are drawn up to the first such step and marked in the legend.
     """
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    _draw_curves(figure.add_subplot(), results, title)
+    return figure
+
+
+def panels(targets: dict[str, dict[str, Result]]) -> Figure:
+    """``curves`` of several targets side by side, at most three in a row."""
+    columns = min(len(targets), 3)
+    rows = ceil(len(targets) / columns)
+    figure = Figure(figsize=(5.5 * columns, 4.2 * rows), dpi=110, layout="constrained")
+    for place, (name, results) in enumerate(targets.items()):
+        _draw_curves(figure.add_subplot(rows, columns, place + 1), results, name)
+    return figure
+
+
+def sweep(title: str, learned: dict[str, Result], baselines: dict[str, Result]) -> Figure:
+    """Learned curves, one a value of the option, beside their final and mean losses with 95 % confidence intervals.
+
+    Dashed lines are the smallest loss of any tuned baseline.
+    """
+    figure = Figure(figsize=(12, 4.5), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_curves(left, {f"{title} {value}": result for value, result in learned.items()}, "learned rules")
+    tuned = summarize(baselines)
+    for attribute, colour in (("final_loss", "C0"), ("mean_loss", "C1")):
+        estimates: list[Estimate] = [getattr(Summary.of(result), attribute) for result in learned.values()]
+        name = attribute.replace("_", " ")
+        right.errorbar(
+            range(len(learned)), [e.mean for e in estimates], [e.ci95 for e in estimates], color=colour, fmt="o-",
+            capsize=3, label=name,
+        )  # fmt: skip
+        best = best_baseline(tuned, attribute)
+        if best:
+            level = getattr(tuned[best], attribute).mean
+            right.axhline(level, color=colour, linestyle="--", linewidth=1, label=f"{name} of {best}")
+    right.set_xticks(range(len(learned)), list(learned))
+    right.set(xlabel=title, ylabel="loss", title="losses by value", yscale="log")
+    right.grid(alpha=0.3, which="both", linewidth=0.5)
+    right.legend(fontsize="small")
+    return figure
+
+
+def _draw_curves(axes: Axes, results: dict[str, Result], title: str) -> None:
     for name, result in sorted(results.items(), key=lambda item: item[0] != LEARNED):
         curve = result.curve.double().cpu()
         finite = torch.isfinite(curve).all(1)
@@ -33,5 +76,5 @@ def curves(results: dict[str, Result], title: str) -> Figure:
         axes.set_yscale("log")
     axes.set(xlabel="inner steps", ylabel="loss", title=title)
     axes.grid(alpha=0.3, which="both", linewidth=0.5)
-    axes.legend(title="contender (learning rate)", fontsize="small")
-    return figure
+    rates = any(result.learning_rate is not None for result in results.values())
+    axes.legend(title="contender (learning rate)" if rates else None, fontsize="small")

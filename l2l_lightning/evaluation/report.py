@@ -76,13 +76,19 @@ def summarize(results: dict[str, Result]) -> dict[str, Summary]:
     return dict(sorted(summaries.items(), key=lambda item: item[1].mean_loss.mean))
 
 
+def best_baseline(summaries: dict[str, Summary], figure: str = "mean_loss") -> str | None:
+    """Name of the baseline with the smallest ``mean_loss`` or ``final_loss``, None without baselines."""
+    baselines = [name for name in summaries if name != LEARNED]
+    return min(baselines, key=lambda name: getattr(summaries[name], figure).mean, default=None)
+
+
 def ratio_to_best_baseline(summaries: dict[str, Summary], figure: str = "mean_loss") -> float:
     """The learned rule's ``mean_loss`` or ``final_loss`` over the smallest of any baseline; nan without baselines."""
-    baselines = [getattr(summary, figure).mean for name, summary in summaries.items() if name != LEARNED]
-    if not baselines or LEARNED not in summaries:
+    best = best_baseline(summaries, figure)
+    if best is None or LEARNED not in summaries:
         return float("nan")
-    best = min(baselines)
-    return getattr(summaries[LEARNED], figure).mean / best if best else float("nan")
+    least = getattr(summaries[best], figure).mean
+    return getattr(summaries[LEARNED], figure).mean / least if least else float("nan")
 
 
 def table(summaries: dict[str, Summary]) -> str:
@@ -92,7 +98,42 @@ def table(summaries: dict[str, Summary]) -> str:
     for name, summary in summaries.items():
         rate = "-" if summary.learning_rate is None else f"{summary.learning_rate:g}"
         figures = [summary.final_loss, summary.mean_loss, *(summary.metrics[metric] for metric in metrics)]
-        rows.append([name, rate, *map(str, figures), f"{summary.diverged}/{summary.problems}"])
+        rows.append([name, rate, *map(str, figures), _diverged(summary)])
+    return _aligned(rows)
+
+
+def transfer_table(targets: dict[str, dict[str, Summary]], coordinates: dict[str, int]) -> str:
+    """The learned rule beside the best baseline of each target, and how their mean and final losses compare."""
+    rows = [
+        [
+            "target",
+            "coordinates",
+            "learned mean loss",
+            "best baseline (rate)",
+            "its mean loss",
+            "ratio",
+            "ratio of final losses",
+            "learned diverged",
+        ]
+    ]
+    for target, summaries in targets.items():
+        learned, best = summaries[LEARNED], best_baseline(summaries)
+        baseline = ["-", "-"]
+        if best is not None:
+            baseline = [f"{best} ({summaries[best].learning_rate:g})", str(summaries[best].mean_loss)]
+        ratios = [f"{ratio_to_best_baseline(summaries, figure):.3f}" for figure in ("mean_loss", "final_loss")]
+        rows.append(
+            [target, f"{coordinates[target]:,}", str(learned.mean_loss), *baseline, *ratios, _diverged(learned)]
+        )
+    return _aligned(rows)
+
+
+def _diverged(summary: Summary) -> str:
+    return f"{summary.diverged}/{summary.problems}"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Rows, the first being the head, as Markdown."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from l2l_lightning.core.errors import check_choice, check_non_negative, check_positive_int
 from l2l_lightning.core.window import Data
@@ -22,6 +21,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def accuracy(logits: Tensor, label: Tensor) -> Tensor:
+    """Share of the images whose largest logit, of (batch, classes), is that of their label (batch,)."""
+    from torchmetrics.functional.classification import multiclass_accuracy  # importing it takes seconds
+
+    return multiclass_accuracy(logits, label, num_classes=logits.shape[-1], average="micro", validate_args=False)
+
+
 class ImageClassifier(OptimizeeModule):
     """Cross-entropy (nats) of ``image`` (batch, C, H, W) against ``label`` (batch,); accuracy as metric."""
 
@@ -33,11 +39,7 @@ class ImageClassifier(OptimizeeModule):
         return F.cross_entropy(self.logits(data["image"]), data["label"])
 
     def metrics(self, data: Data) -> dict[str, Tensor]:
-        logits = self.logits(data["image"])
-        accuracy = multiclass_accuracy(
-            logits, data["label"], num_classes=logits.shape[-1], average="micro", validate_args=False
-        )
-        return {"accuracy": accuracy}
+        return {"accuracy": accuracy(self.logits(data["image"]), data["label"])}
 
 
 class ImageMLP(ImageClassifier):

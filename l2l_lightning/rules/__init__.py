@@ -3,6 +3,7 @@
 from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
 from l2l_lightning.rules.handmade import SGD, Adagrad, Adam, Adamax, HandmadeRule, Momentum, Nesterov, RMSprop
+from l2l_lightning.rules.partitioned import PartitionedRule, Route
 from l2l_lightning.rules.preprocessing import Identity, LogAndSign, Preprocessing
 from l2l_lightning.rules.recurrent import CoordinatewiseGRU, CoordinatewiseLSTM, CoordinatewiseRNN
 
@@ -19,8 +20,10 @@ __all__ = [
     "LogAndSign",
     "Momentum",
     "Nesterov",
+    "PartitionedRule",
     "Preprocessing",
     "RMSprop",
+    "Route",
     "RuleInput",
     "UpdateRule",
 ]

@@ -12,7 +12,8 @@ batches = st.lists(st.integers(1, 3), max_size=2).map(tuple)
 
 
 def layout_of(shapes):
-    return CoordinateLayout(tuple(f"p{i}" for i in range(len(shapes))), tuple(map(torch.Size, shapes)))
+    names = tuple(f"p{i}" for i in range(len(shapes)))
+    return CoordinateLayout(names, tuple(map(torch.Size, shapes)), ("Module",) * len(shapes))
 
 
 def theta_of(layout, batch):

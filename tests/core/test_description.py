@@ -1,7 +1,8 @@
+import copy
 import json
-from importlib import import_module
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from l2l_lightning.core.description import describe, differences
 from l2l_lightning.core.errors import InputError
@@ -17,19 +18,19 @@ from l2l_lightning.rules import (
     Identity,
     LogAndSign,
     Momentum,
+    PartitionedRule,
+    Route,
     UpdateRule,
 )
 
 
-def build(description):
-    """What jsonargparse does with a description."""
-    if isinstance(description, list):
-        return [build(item) for item in description]
+def build(kind, description):
+    """The command line's way from a description to an object."""
     if not (isinstance(description, dict) and "class_path" in description):
         return description
-    module, _, name = description["class_path"].rpartition(".")
-    arguments = {name: build(value) for name, value in description["init_args"].items()}
-    return getattr(import_module(module), name)(**arguments)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--thing", type=kind)
+    return parser.instantiate(parser.parse_object({"thing": copy.deepcopy(description)})).thing
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def build(description):
         CoordinatewiseLSTM(layers=1, hidden_size=3, preprocessing=LogAndSign(p=5), forget_bias=0.5),
         CoordinatewiseGRU(hidden_size=3, output_scale=0.1),
         CoordinatewiseRNN(hidden_size=3, preprocessing=Identity()),
+        PartitionedRule({"conv": CoordinatewiseLSTM(hidden_size=3), "rest": Adam()}, [Route("rest", "*.bias")]),
         Objective("final", "log"),
         FixedHorizon(40),
         RandomHorizon(20, 60),
@@ -54,7 +56,7 @@ def build(description):
 def test_description_is_plain_and_rebuilds_its_object(thing):
     description = describe(thing)
     assert json.loads(json.dumps(description)) == description
-    rebuilt = build(description)
+    rebuilt = build(type(thing), description)
     assert type(rebuilt) is type(thing)
     assert describe(rebuilt) == description
 

@@ -99,6 +99,6 @@ def test_downloads_go_through_torchvision(tmp_path: Path, mnist_root: Path, monk
 def test_a_failed_download_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{(tmp_path / 'nowhere').as_uri()}/"])
     with pytest.raises(
-        InputError, match=r"could not be downloaded to .*; put the files there by hand or set data.root"
+        InputError, match=r"could not be downloaded to .*; put the files there by hand, or set data.root"
     ):
         MNISTDataModule(str(tmp_path / "new")).prepare_data()

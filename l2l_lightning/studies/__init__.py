@@ -1,0 +1,1 @@
+"""Commands that make one table and one figure out of several runs."""

@@ -1,0 +1,49 @@
+"""``l2l transfer``: how a rule trained on one problem does on others."""
+
+import json
+from collections.abc import Sequence
+
+from l2l_lightning import checkpoint
+from l2l_lightning.core.errors import InputError
+from l2l_lightning.evaluation import plots
+from l2l_lightning.evaluation.compare import Result
+from l2l_lightning.evaluation.report import summarize, transfer_table
+from l2l_lightning.studies.base import Run, StudyParser, existing_file, logged_in, new_folder, publish
+
+HELP = "how a trained rule does on other problems"
+
+
+def main(arguments: Sequence[str], run: Run) -> None:
+    """Test the checkpoint's rule on every target, beside baselines that are tuned anew there.
+
+    Raises:
+        InputError: for files that are missing or no checkpoints, targets of the same name, or an output folder in use.
+    """
+    parser = StudyParser(
+        "transfer",
+        "Test the rule of a checkpoint on other problems, beside hand-made rules tuned anew for each of them. The rule "
+        "is the checkpoint's own; of a target's configuration its optimizee, data, unroll and baselines count. Further "
+        "options go to `l2l test` for every target, such as --data.init_args.root FOLDER.",
+    )
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint written by `l2l fit`")
+    parser.add_argument("--to", required=True, nargs="+", metavar="CONFIG", help="configurations of the targets")
+    parser.add_argument("--output_dir", help="new folder for table, figure and runs; transfer/version_N beside the run")
+    options, further = parser.parse_known_args(arguments)
+
+    path = existing_file(options.ckpt_path, "--ckpt_path")
+    rule = checkpoint.saved_state(checkpoint.read(path), str(path))["rule"]
+    targets = {existing_file(config, "--to").stem: config for config in options.to}
+    if len(targets) < len(options.to):
+        raise InputError(f"--to: the targets need file names of their own, got {' '.join(options.to)}.")
+    home = path.resolve().parent
+    folder = new_folder(options.output_dir, (home.parent if home.name == "checkpoints" else home) / "transfer")
+
+    results: dict[str, dict[str, Result]] = {}
+    coordinates = {}
+    for name, config in targets.items():
+        print(f"\n{name}")
+        own = ["--ckpt_path", str(path), "--model.rule", json.dumps(rule), *logged_in(folder, name)]
+        module = run(["test", "--config", config, *own, *further]).model
+        results[name], coordinates[name] = module.results, module.problems.layout.n
+    text = transfer_table({name: summarize(result) for name, result in results.items()}, coordinates)
+    publish(folder, "transfer", text, plots.panels(results))
