@@ -21,15 +21,27 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder that holds MNIST/raw: $L2L_DATA, the project's data folder, or what the shared data unpack to."""
+def _data_root(member: str, factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the file: $L2L_DATA, the project's data folder, or what the shared data unpack to."""
     for candidate in (Path(os.environ.get("L2L_DATA", ROOT / "data")), ROOT / "data"):
-        if (candidate / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
+        if (candidate / member).is_file():
             return candidate
     prepare = ROOT.parent / "shared" / "data" / "prepare.py"
     if not prepare.is_file():
-        pytest.skip("no MNIST here: set L2L_DATA to a folder that holds MNIST/raw")
-    folder = tmp_path_factory.mktemp("data")
-    subprocess.run([sys.executable, prepare, folder], check=True, capture_output=True)
+        pytest.skip(f"no {member} here: set L2L_DATA to a folder that holds it")
+    folder = factory.getbasetemp() / "data"
+    if not (folder / member).is_file():
+        subprocess.run([sys.executable, prepare, folder], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that holds MNIST/raw."""
+    return _data_root("MNIST/raw/train-images-idx3-ubyte", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def cifar_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that holds cifar-10-batches-py, a subset whose md5 is not the original's."""
+    return _data_root("cifar-10-batches-py/data_batch_1", tmp_path_factory)

@@ -66,8 +66,8 @@ class ConvCifar(ImageClassifier):
 
     Two 5x5 convolutions with ReLU, local response normalization and 3x3 max pools of stride 2 (the second normalized
     before its pool, the first after), two dense layers with ReLU, 10 logits; half the dense weights' sum of squares
-    times ``weight_decay`` is part of the loss. The thesis' ConvCifar_0 by default (1,068,298 parameters; the text prints
-    191); ``channels=16, hidden_sizes=[96, 46]`` is its ConvCifar_1 (67,956). Give it images of 24 x 24, as
+    times ``weight_decay`` is part of the loss. The thesis' ConvCifar_0 by default (1,068,298 parameters); its
+    ConvCifar_1 is ``channels=16, hidden_sizes=[96, 46]`` (67,956). Give it images of 24 x 24, as
     ``CIFAR10DataModule(crop=24, flip=True, standardize=True)`` does.
 
     Args:

@@ -1,13 +1,15 @@
-"""Streams of random quadratics."""
+"""Streams of functions: random quadratics, and gradient noise."""
 
 import pytest
 import small
 import torch
 
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split
 from l2l_lightning.core.window import Window
-from l2l_lightning.data import QuadraticDataModule
+from l2l_lightning.data import FunctionDataModule, QuadraticDataModule
+from l2l_lightning.optimizees import Quadratic
 
 
 def same(left: Window, right: Window) -> bool:
@@ -86,3 +88,54 @@ def test_sizes_must_be_positive_integers(name: str, value: object) -> None:
 def test_an_unknown_distribution_is_refused() -> None:
     with pytest.raises(InputError, match="distribution must be one of normal, uniform, got 'cauchy'"):
         small.data(distribution="cauchy")
+
+
+def test_a_spectrum_gives_the_curvatures_and_a_minimum_of_zero_at_a_standard_normal_point() -> None:
+    spectrum = [100.0, 1.0, 0.01]
+    data = QuadraticDataModule(dim=3, spectrum=spectrum, problems=2000)
+    instance = data.window(Split.TRAIN, 0).instance
+    w, y = instance["W"].double(), instance["y"].double()
+    eigenvalues = torch.linalg.eigvalsh(w.mT @ w)
+    assert torch.allclose(eigenvalues, torch.tensor([0.01, 1.0, 100.0]).double().expand(2000, 3), rtol=1e-3, atol=1e-5)
+    minimizer = torch.linalg.solve(w, y.unsqueeze(-1)).squeeze(-1)
+    assert minimizer.mean(0).abs().max() < 0.1
+    assert (minimizer.std(0) - 1).abs().max() < 0.1
+    # Rotations without a preferred direction: every entry of Q has mean 0 and variance 1/3.
+    rotation = w / torch.tensor(spectrum).double().sqrt().unsqueeze(-1)
+    assert rotation.mean(0).abs().max() < 0.06
+    assert (rotation.square().mean(0) - 1 / 3).abs().max() < 0.03
+
+
+def test_gradient_noise_moves_gradients_by_its_deviation_and_leaves_losses_alone() -> None:
+    clean = QuadraticDataModule(dim=4, problems=500, seed=0)
+    noisy = QuadraticDataModule(dim=4, problems=500, seed=0, gradient_noise=3.0)
+    problems = Problems(Quadratic(dim=4))
+    theta = problems.draw(500, torch.Generator())
+    found = []
+    for data in (clean, noisy):
+        window = data.window(Split.TRAIN, 0)
+        found.append([problems.losses_and_grads(theta, window.data(t, window.instance)) for t in range(3)])
+    for (loss, grad), (noisy_loss, noisy_grad) in zip(*found, strict=True):
+        assert torch.allclose(loss, noisy_loss)
+        noise = noisy_grad - grad
+        assert noise.mean() == pytest.approx(0, abs=0.25)
+        assert noise.std() == pytest.approx(3.0, rel=0.05)
+    assert not torch.allclose(found[1][0][1], found[1][1][1])
+
+
+def test_functions_without_noise_need_no_data() -> None:
+    window = FunctionDataModule(dim=2, problems=3).window(Split.TRAIN, 0)
+    assert (window.instance, window.batches, window.problems) == ({}, {}, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"spectrum": [1.0, 2.0]}, "one eigenvalue for each of the 10 coordinates, got 2"),
+        ({"dim": 2, "spectrum": [1.0, 0.0]}, r"spectrum\[1\] must be a positive number, got 0.0"),
+        ({"gradient_noise": -1.0}, "gradient_noise must be a number of at least 0, got -1.0"),
+    ],
+)
+def test_bad_spectra_and_noise_are_refused(arguments: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        QuadraticDataModule(**arguments)
