@@ -106,9 +106,9 @@ def newest_checkpoint(runs: Path, name: str) -> Path:
 
 
 def quiet_lightning() -> None:
-    """Hide Lightning's advertisement, a deprecation that it causes itself, and a remark on where checkpoints go."""
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*dirpath has changed.*")
+    """Hide Lightning's advertisement, a deprecation that it causes itself, and remarks on what is meant to be so."""
+    for remark in ("LeafSpec", "dirpath has changed", "LightningCLI's args parameter"):
+        warnings.filterwarnings("ignore", message=f".*{remark}")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "litlogger" not in str(line.msg))
 
 
