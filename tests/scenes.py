@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.problems import Problems
@@ -13,6 +13,7 @@ from l2l_lightning.core.state import InnerState, fresh_state
 from l2l_lightning.core.window import Data, Window
 from l2l_lightning.optimizees import Quadratic
 from l2l_lightning.rules import UpdateRule
+from l2l_lightning.rules.recurrent import CoordinatewiseNetwork
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Scene:
         """The points ``start`` ... ``stop``, all of them by default."""
         points = self.stream[start : None if stop is None else stop + 1]
         return Window(0, len(self.theta), len(points) - 1, {}, {"y": points})
+
+
+def awake(network: CoordinatewiseNetwork) -> CoordinatewiseNetwork:
+    """A network whose head is not zero, as it is before training, so that it moves."""
+    nn.init.normal_(network.head_weight, std=0.5)
+    return network
 
 
 def assert_refused(kind: type, argument: str, value: object, **others: object) -> None:

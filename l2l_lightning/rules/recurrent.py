@@ -147,7 +147,8 @@ class _LSTMFunction(torch.autograd.Function):
 class CoordinatewiseNetwork(UpdateRule):
     """Preprocessed gradient -> recurrent layers -> linear head -> step, for every coordinate alone.
 
-    Section 2.1 of Andrychowicz et al. 2016. State leaves are (hidden_size, ..., n), one or two a layer.
+    Section 2.1 of Andrychowicz et al. 2016. State leaves are (hidden_size, ..., n), one or two a layer. The head starts
+    at zero, so that an untrained rule leaves theta where it is.
 
     Args:
         layers: number of recurrent layers.
@@ -177,8 +178,8 @@ class CoordinatewiseNetwork(UpdateRule):
         self.preprocessing = LogAndSign() if preprocessing is None else preprocessing
         sizes = [self.preprocessing.features] + [hidden_size] * layers
         self.cells = nn.ModuleList(self.cell(size, hidden_size) for size in sizes[:-1])
-        bound = hidden_size**-0.5
-        self.head_weight = nn.Parameter(torch.empty(1, hidden_size).uniform_(-bound, bound))
+        # Zero: a random head drives all coordinates the same way, and problems saturate before anything is learned.
+        self.head_weight = nn.Parameter(torch.zeros(1, hidden_size))
         self.head_bias = nn.Parameter(torch.zeros(1, 1))
 
     def init_state(self, theta: Tensor) -> RuleState:

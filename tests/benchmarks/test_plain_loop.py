@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scenes import awake
 from torch import Tensor
 
 from benchmarks import plain_loop
@@ -53,7 +54,7 @@ def test_two_windows_have_the_meta_gradient_of_ours(make):
     """The second window starts where the first one ended, so it compares what is carried over as well."""
     torch.manual_seed(0)
     setting: Setting = make()
-    rule, problems = CoordinatewiseLSTM(output_scale=0.1), Problems(setting.optimizee)
+    rule, problems = awake(CoordinatewiseLSTM(output_scale=0.1)), Problems(setting.optimizee)
     lstm = copy_of(rule)
     theta = problems.draw(setting.problems, torch.Generator().manual_seed(1))
     hidden, instance = lstm.init_state(theta), setting.window(0).instance

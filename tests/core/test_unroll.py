@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from scenes import Scene
+from scenes import Scene, awake
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
@@ -29,9 +29,9 @@ from l2l_lightning.rules import (
 # Large steps, so that the trajectories bend.
 NETWORK = {"hidden_size": 2, "output_scale": 0.3, "preprocessing": LogAndSign(5)}
 RULES = {
-    "lstm": lambda: CoordinatewiseLSTM(layers=2, **NETWORK),
-    "gru": lambda: CoordinatewiseGRU(layers=1, **NETWORK),
-    "rnn": lambda: CoordinatewiseRNN(layers=1, **NETWORK),
+    "lstm": lambda: awake(CoordinatewiseLSTM(layers=2, **NETWORK)),
+    "gru": lambda: awake(CoordinatewiseGRU(layers=1, **NETWORK)),
+    "rnn": lambda: awake(CoordinatewiseRNN(layers=1, **NETWORK)),
     **{
         kind.__name__.lower(): lambda kind=kind: kind(lr=0.05, trainable=True)
         for kind in (SGD, Momentum, Nesterov, Adagrad, RMSprop, Adam, Adamax)

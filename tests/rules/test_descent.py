@@ -10,7 +10,7 @@ from l2l_lightning.core.random import keyed_generator
 from l2l_lightning.core.state import fresh_state
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
-from l2l_lightning.optimizees import OptimizeeModule
+from l2l_lightning.optimizees import Function, Rosenbrock
 from l2l_lightning.rules import (
     SGD,
     Adagrad,
@@ -25,31 +25,22 @@ from l2l_lightning.rules import (
 )
 
 
-class Plane(OptimizeeModule):
-    """A function of two coordinates that needs no data."""
-
+class Parabola(Function):
     def __init__(self):
-        super().__init__()
-        self.x = nn.Parameter(torch.zeros(2))
+        super().__init__(dim=2)
 
     def reset_parameters(self, generator):
         nn.init.normal_(self.x, generator=generator)
 
-
-class Parabola(Plane):
-    def forward(self, data):
-        return (self.x * torch.tensor([1.0, 0.5])).square().sum()
+    def value(self, x, data):
+        return (x * torch.tensor([1.0, 0.5])).square().sum()
 
 
-class Rosenbrock(Plane):
+class FromHisStart(Rosenbrock):
     """Rosenbrock 1960, from his own start (-1.2, 1)."""
 
     def reset_parameters(self, generator):
         self.x.copy_(torch.tensor([-1.2, 1.0]))
-
-    def forward(self, data):
-        x, y = self.x
-        return (1 - x).square() + 100 * (y - x.square()).square()
 
 
 HANDMADE = [SGD(0.1), Momentum(0.05), Nesterov(0.05), Adagrad(0.5), RMSprop(0.05), Adam(0.1), Adamax(0.1)]
@@ -76,7 +67,7 @@ def test_handmade_rules_descend_a_parabola(rule):
     ids=lambda rule: type(rule).__name__,
 )
 def test_handmade_rules_descend_rosenbrocks_valley(rule):
-    curve = descend(rule, Rosenbrock(), steps=500).curve
+    curve = descend(rule, FromHisStart(), steps=500).curve
     assert curve[0].tolist() == pytest.approx([24.2] * 8)
     assert (curve[-1] < 1.0).all()
 

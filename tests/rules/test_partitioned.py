@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import small
 import torch
+from scenes import awake
 from torch import nn
 
 from l2l_lightning.core.coordinates import CoordinateLayout
@@ -57,7 +58,7 @@ def test_every_parameter_goes_the_first_way_that_matches():
 
 def test_each_part_moves_as_its_rule_alone_would_move_it():
     torch.manual_seed(0)
-    lstm, adam = CoordinatewiseLSTM(hidden_size=4, output_scale=0.1), Adam(0.1)
+    lstm, adam = awake(CoordinatewiseLSTM(hidden_size=4, output_scale=0.1)), Adam(0.1)
     rule = bound({"biases": adam, "weights": lstm}, Route("biases", name="*.bias"), Route("weights"))
     theta, state = walk(rule, GRADS)
     weights = [i for i in range(55) if i not in BIASES]

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from scenes import assert_refused
+from scenes import assert_refused, awake
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
@@ -116,14 +116,14 @@ def walk(rule, grads):
 
 @every_network
 def test_permuted_coordinates_take_permuted_steps(kind):
-    rule, grads = kind(hidden_size=5).double(), torch.randn(4, 3, 7, dtype=torch.float64)
+    rule, grads = awake(kind(hidden_size=5).double()), torch.randn(4, 3, 7, dtype=torch.float64)
     order = torch.randperm(7)
     torch.testing.assert_close(walk(rule, grads[..., order]), walk(rule, grads)[..., order], rtol=1e-13, atol=1e-15)
 
 
 @every_network
 def test_every_coordinate_alone_walks_as_all_together(kind):
-    rule, grads = kind(hidden_size=5).double(), torch.randn(4, 2, 3, dtype=torch.float64)
+    rule, grads = awake(kind(hidden_size=5).double()), torch.randn(4, 2, 3, dtype=torch.float64)
     together = walk(rule, grads)
     for b in range(2):
         torch.testing.assert_close(walk(rule, grads[:, b]), together[:, b], rtol=1e-13, atol=1e-15)
@@ -149,7 +149,7 @@ def test_state_puts_features_first_and_keeps_its_shape(kind, shape):
 @every_network
 def test_network_is_layers_head_and_scale(kind):
     """The paper's picture, written out for two layers."""
-    rule, grad = kind(layers=2, hidden_size=4, output_scale=0.3, preprocessing=Identity()), torch.randn(5)
+    rule, grad = awake(kind(layers=2, hidden_size=4, output_scale=0.3, preprocessing=Identity())), torch.randn(5)
     zeros = [torch.zeros(4, 5) for _ in kind.cell.leaves]
     first = rule.cells[0](grad.unsqueeze(0), *zeros)[0]
     second = rule.cells[1](first, *zeros)[0]
@@ -165,6 +165,15 @@ def test_only_forget_gates_start_with_a_bias(kind):
         biases = cell.bias.view(kind.cell.gates, 4).mean(1).tolist()
         assert biases == ([0, 1, 0, 0] if kind is CoordinatewiseLSTM else [0] * kind.cell.gates)
         assert 0.3 < max(cell.weight_ih.abs().max(), cell.weight_hh.abs().max()) <= 0.5  # uniform within 1/sqrt(H)
+
+
+@every_network
+def test_an_untrained_network_leaves_theta_where_it_is_and_its_head_can_learn(kind):
+    rule, grad = kind(hidden_size=4), torch.randn(5)
+    step, _ = rule(RuleInput(grad, grad, None, torch.tensor(0)), rule.init_state(grad))
+    assert not step.any()
+    (step @ grad).backward()
+    assert rule.head_weight.grad.any()
 
 
 def test_forget_bias_is_an_argument():
