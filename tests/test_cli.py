@@ -179,10 +179,10 @@ trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false}
     }
 
 
-@pytest.mark.parametrize("name", [path.stem for path in CONFIGS.glob("*.yaml")])
-def test_every_configuration_parses_and_prints(name: str, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_parses_and_prints(config: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
-        small.l2l("fit", Path("."), "--print_config", config=CONFIGS / f"{name}.yaml")
+        small.l2l("fit", Path("."), "--print_config", config=config)
     assert stop.value.code == 0
     assert yaml.safe_load(capsys.readouterr().out)["model"]["rule"]["class_path"]
 
@@ -221,6 +221,75 @@ def test_mnist_trains_and_validates_on_real_images(tmp_path: Path, mnist_root: P
     assert adam["metrics"]["accuracy"]["mean"] > 0.3
     events = EventAccumulator(str(tmp_path / "mnist/version_0")).Reload()
     assert "val/accuracy" in events.Tags()["scalars"]
+
+
+def limited(folder: Path, **data: object) -> Path:
+    """A further configuration that makes an image training short."""
+    limits = {"download": False, "windows_per_epoch": 2, "steps": 10, "batch_size": 8, **data}
+    limits |= {"validation_problems": 2, "test_problems": 2, "tuning_problems": 1}
+    baselines = {"rules": ["Adam"], "learning_rates": [0.01]}
+    path = folder / "limited.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "model": {"unroll": 5, "baselines": {"class_path": "Baselines", "init_args": baselines}},
+                "data": {"init_args": limits},
+                "trainer": {"max_epochs": 1},
+            }
+        )
+    )
+    return path
+
+
+def test_one_lstm_for_convolutions_and_another_for_the_rest_on_real_cifar(tmp_path: Path, cifar_root: Path) -> None:
+    config = CONFIGS / "cifar_convnet_lstm.yaml"
+    arguments = ["--config", str(limited(tmp_path, root=str(cifar_root), check_md5=False, validation_images=500))]
+    arguments += ["--name", "cifar"]
+    small.l2l("fit", tmp_path, *arguments, config=config)
+    small.l2l("validate", tmp_path, *arguments, "--ckpt_path", "last", config=config)
+    phi = checkpoint.read(tmp_path / "cifar/version_0/checkpoints/last.ckpt")["state_dict"]
+    assert {name.split(".")[2] for name in phi} == {"convolution", "dense"}
+    assert all(phi[f"rule.rules.{label}.head_weight"].any() for label in ("convolution", "dense"))
+    unmatched = ("--model.rule.init_args.routes", '[{"rule": "convolution", "module": "Conv2d"}]')
+    with pytest.raises(SystemExit, match=r"no route matches the parameter 'layers.1.weight' of a BatchNorm2d"):
+        small.l2l("fit", tmp_path, *arguments, *unmatched, config=config)
+
+
+NETWORK = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))
+
+    def forward(self, x):
+        return self.body(x)
+"""
+
+
+def test_a_network_of_the_user_s_own_needs_no_subclass(tmp_path: Path, mnist_root: Path) -> None:
+    (tmp_path / "net.py").write_text(NETWORK)
+    (tmp_path / "net.yaml").write_text(
+        """
+model:
+  rule: CoordinatewiseLSTM
+  optimizee:
+    class_path: FromModule
+    init_args:
+      module: {class_path: net.Net, init_args: {width: 3}}
+      loss: torch.nn.functional.cross_entropy
+data: {class_path: ImageDataModule, init_args: {dataset: MNIST}}
+trainer: {accelerator: cpu, enable_progress_bar: false}
+"""
+    )
+    command = [Path(sys.executable).parent / "l2l", "fit", "--config", "net.yaml"]
+    command += ["--config", limited(tmp_path, root=str(mnist_root)), "--name", "net"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    inner = checkpoint.read(tmp_path / "logs/net/version_0/checkpoints/last.ckpt")[checkpoint.KEY]["inner"]
+    assert inner["theta"].shape == (1, 784 * 3 + 3 + 3 * 10 + 10)
 
 
 def mistake(capsys: pytest.CaptureFixture, folder: Path, *arguments: str, command: str = "fit") -> str:
