@@ -1,6 +1,6 @@
 """The one exception for what a user got wrong: bad arguments, missing files, mismatched checkpoints."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -12,6 +12,15 @@ def check_positive_int(owner: object, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{type(owner).__name__}: {name} must be a positive integer, got {value!r}.")
+
+
+def check_positive_ints(owner: object, count: int | None = None, **values: Sequence[int]) -> None:
+    """Raise InputError unless every value is a list of positive integers, ``count`` of them if given."""
+    for name, value in values.items():
+        if not isinstance(value, Sequence) or isinstance(value, str) or (count is not None and len(value) != count):
+            many = "a list of" if count is None else f"{count}"
+            raise InputError(f"{type(owner).__name__}: {name} must be {many} positive integers, got {value!r}.")
+        check_positive_int(owner, **{f"{name}[{i}]": item for i, item in enumerate(value)})
 
 
 def check_positive(owner: object, **values: float) -> None:

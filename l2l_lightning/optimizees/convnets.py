@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from l2l_lightning.core.errors import InputError, check_non_negative, check_positive_int
+from l2l_lightning.core.errors import InputError, check_non_negative, check_positive_int, check_positive_ints
 from l2l_lightning.core.window import Data
 from l2l_lightning.optimizees.images import ImageClassifier
 
@@ -14,12 +14,6 @@ from l2l_lightning.optimizees.images import ImageClassifier
 def _truncated_normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
     """N(0, std^2) cut at two standard deviations, as TensorFlow's ``truncated_normal``."""
     nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std, generator=generator)
-
-
-def _check_pair(owner: object, name: str, sizes: Sequence[int]) -> None:
-    if len(sizes) != 2:
-        raise InputError(f"{type(owner).__name__}: {name} must be two numbers, got {list(sizes)}.")
-    check_positive_int(owner, **{f"{name}[{i}]": size for i, size in enumerate(sizes)})
 
 
 class ConvMnist(ImageClassifier):
@@ -40,7 +34,7 @@ class ConvMnist(ImageClassifier):
         self, channels: Sequence[int] = (32, 64), hidden_size: int = 1024, image_size: int = 28, classes: int = 10
     ) -> None:
         super().__init__()
-        _check_pair(self, "channels", channels)
+        check_positive_ints(self, 2, channels=channels)
         check_positive_int(self, hidden_size=hidden_size, image_size=image_size, classes=classes)
         if image_size % 4:
             raise InputError(f"ConvMnist: image_size must be a multiple of 4, got {image_size}.")
@@ -87,7 +81,7 @@ class ConvCifar(ImageClassifier):
         classes: int = 10,
     ) -> None:
         super().__init__()
-        _check_pair(self, "hidden_sizes", hidden_sizes)
+        check_positive_ints(self, 2, hidden_sizes=hidden_sizes)
         check_positive_int(self, channels=channels, image_size=image_size, classes=classes)
         check_non_negative(self, weight_decay=weight_decay)
         if image_size % 4:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from l2l_lightning.core.errors import check_choice, check_non_negative, check_positive_int
+from l2l_lightning.core.errors import check_choice, check_non_negative, check_positive_int, check_positive_ints
 from l2l_lightning.core.window import Data
 from l2l_lightning.optimizees.base import OptimizeeModule
 
@@ -66,8 +66,8 @@ class ImageMLP(ImageClassifier):
         super().__init__()
         check_choice(self, get_args(Activation), activation=activation)
         check_non_negative(self, weight_std=weight_std, bias_std=bias_std)
-        sizes = {f"hidden_sizes[{i}]": size for i, size in enumerate(hidden_sizes)}
-        check_positive_int(self, in_features=in_features, classes=classes, **sizes)
+        check_positive_ints(self, hidden_sizes=hidden_sizes)
+        check_positive_int(self, in_features=in_features, classes=classes)
         self.hidden_sizes = list(hidden_sizes)
         self.activation = activation
         self.weight_std, self.bias_std = weight_std, bias_std

@@ -138,9 +138,9 @@ def test_batch_norm_uses_the_batch_s_own_statistics_for_every_problem():
 @pytest.mark.parametrize(
     ("kind", "argument", "value", "sentence"),
     [
-        (ConvMnist, "channels", [3], "channels must be two numbers"),
+        (ConvMnist, "channels", [3], "channels must be 2 positive integers"),
         (ConvMnist, "image_size", 30, "image_size must be a multiple of 4, got 30"),
-        (ConvCifar, "hidden_sizes", [3, 4, 5], "hidden_sizes must be two numbers"),
+        (ConvCifar, "hidden_sizes", [3, 4, 5], "hidden_sizes must be 2 positive integers"),
         (ConvCifar, "image_size", 25, "image_size must be a multiple of 4, got 25"),
         (BatchNormConvNet, "image_size", 28, "image_size must be a multiple of 8, got 28"),
     ],

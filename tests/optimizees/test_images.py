@@ -111,3 +111,9 @@ def test_a_bad_layer_is_named_by_its_place(sizes, place):
     sentence = rf"^ImageMLP: hidden_sizes\[{place}\] must be a positive integer, got {sizes[place]!r}\.$"
     with pytest.raises(InputError, match=sentence):
         ImageMLP(sizes)
+
+
+@pytest.mark.parametrize("value", [20, "20", None])
+def test_hidden_sizes_that_are_no_list_are_refused(value):
+    with pytest.raises(InputError, match=r"ImageMLP: hidden_sizes must be a list of positive integers, got"):
+        ImageMLP(hidden_sizes=value)
