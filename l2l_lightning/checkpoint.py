@@ -13,6 +13,7 @@ from l2l_lightning.core.description import describe, differences
 from l2l_lightning.core.errors import InputError
 
 KEY = "l2l_lightning"
+IGNORED = "the inner state in the checkpoint belongs to its own training and is ignored."
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -67,9 +68,6 @@ def load_phi(path: str | Path, rule: nn.Module) -> None:
     check_rule(checkpoint, rule, exact=False)
     rule.load_state_dict(_phi(checkpoint))
     rank_zero_info(f"phi starts from {path}; {IGNORED}")
-
-
-IGNORED = "the inner state in the checkpoint belongs to its own training and is ignored."
 
 
 def _phi(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

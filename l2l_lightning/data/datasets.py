@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pickle
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +17,10 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
 from l2l_lightning.core.errors import InputError
+
+
+# What torchvision raises for files that are missing, truncated or of another format.
+UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
 class ImageSource:
@@ -66,7 +71,9 @@ class ImageSource:
         for part in self.part_arguments:
             try:
                 self._open(part, download=True)
-            except (OSError, RuntimeError, ValueError) as error:
+            except InputError:
+                raise
+            except UNREADABLE as error:
                 raise InputError(
                     f"{self.name} could not be downloaded to {self.root!r} ({_one_line(error)}); put the files there "
                     "by hand, or set data.root to the folder that holds them."
@@ -80,7 +87,9 @@ class ImageSource:
         """
         try:
             images, labels = self._tensors(self._open(part))
-        except (OSError, RuntimeError, ValueError) as error:
+        except InputError:
+            raise
+        except UNREADABLE as error:
             raise InputError(
                 f"There is no readable {self.name} in {self.root!r} ({_one_line(error)}); set data.root to the folder "
                 "that holds it, or data.download to true."

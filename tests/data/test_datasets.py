@@ -181,7 +181,7 @@ def test_a_dataset_of_the_user_s_own_by_class_or_import_path() -> None:
         ({"mean": [0.1, 0.2]}, "mean must be one number or one for each of the 3 channels, got 2"),
         ({"std": [1.0, 0.0, 1.0]}, r"std\[1\] must be a positive number, got 0.0"),
         ({"crop": 0}, "crop must be a positive integer, got 0"),
-        ({"dataset_args": {"colour": True}}, "data.dataset_args do not fit CIFAR10: .*colour"),
+        ({"dataset_args": {"colour": True}}, "^data.dataset_args do not fit CIFAR10: .*colour"),
     ],
 )
 def test_what_does_not_fit_is_refused(cifar_root: Path, arguments: dict, sentence: str) -> None:
