@@ -18,7 +18,6 @@ from torchvision.transforms.v2 import functional as transforms
 
 from l2l_lightning.core.errors import InputError
 
-
 # What torchvision raises for files that are missing, truncated or of another format.
 UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
