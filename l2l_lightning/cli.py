@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -45,6 +47,11 @@ class L2LCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str | None, help="folder of the runs below logs/; the configuration's name")
+        parser.add_argument(
+            "--num_threads",
+            type=PositiveInt | None,
+            help="threads of torch on the CPU; small problems are fastest with 1",
+        )
         parser.link_arguments("model.unroll", "data.init_args.unroll")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -78,6 +85,11 @@ class L2LCLI(LightningCLI):
             self.run_folder = (run or root / config.name, self.config.subcommand, None)
         elif run and asked == "last":
             self.run_folder = (run.parent.parent, run.parent.name, run.name)  # go on in the same folder
+
+    def before_instantiate_classes(self) -> None:
+        threads = self.config[self.subcommand].num_threads
+        if threads is not None:
+            torch.set_num_threads(threads)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Put the run's logger and a progress bar in, unless the configuration has its own."""
