@@ -78,6 +78,16 @@ def test_the_checkpoint_holds_tensors_and_plain_values_and_says_which_rule_it_is
     assert all(name.startswith("rule.") for name in content["state_dict"])
 
 
+def test_the_configuration_says_how_many_threads_torch_uses(runs: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):
+            small.l2l("fit", tmp_path, "--num_threads", str(threads), "--trainer.max_epochs", "0")
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_a_trained_checkpoint_is_compared_beside_its_run_and_nothing_is_overwritten(
     runs: Path, run: Path, command: str, capsys: pytest.CaptureFixture
@@ -322,6 +332,7 @@ def mistake(capsys: pytest.CaptureFixture, folder: Path, *arguments: str, comman
         (("--model.objective", "Objective", "--model.objective.transform", "lag"), "must be one of 'plain', 'log'"),
         (("--model.baselines.learning_rates", "[-1.0]"), "learning_rates must be a positive number, got -1.0"),
         (("--trainer.max_epochs", "many"), "trainer.max_epochs: must be of type int"),
+        (("--num_threads", "0"), "num_threads: "),
         (("--config", "nosuch.yaml"), "nosuch.yaml"),
     ],
 )

@@ -26,8 +26,14 @@ def test_the_plug_in_trains_from_the_command_line(tmp_path: Path) -> None:
     assert "| learned" in done.stdout
 
 
+def test_the_plug_in_passes_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(blocks("python")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    exec(blocks("python")[1], {})
+
+
 def test_the_python_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trainer = L.Trainer
     monkeypatch.setattr(L, "Trainer", lambda **given: trainer(**given, limit_train_batches=3, accelerator="cpu"))
-    exec(blocks("python")[1], {})
+    exec(blocks("python")[2], {})
