@@ -3,9 +3,12 @@
 from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
 from l2l_lightning.rules.handmade import SGD, Adagrad, Adam, Adamax, HandmadeRule, Momentum, Nesterov, RMSprop
+from l2l_lightning.rules.multiscale_adam import Head, LinearAverage, MultiscaleAdam, SoftmaxMLP, SoftmaxRecurrent
+from l2l_lightning.rules.normalized_inputs import KMomentums, KTimesteps, MeanNormalizedGradient
 from l2l_lightning.rules.partitioned import PartitionedRule, Route
 from l2l_lightning.rules.preprocessing import Identity, LogAndSign, Preprocessing
 from l2l_lightning.rules.recurrent import CoordinatewiseGRU, CoordinatewiseLSTM, CoordinatewiseRNN
+from l2l_lightning.rules.schedules import Cosine, Schedule
 
 __all__ = [
     "SGD",
@@ -15,15 +18,25 @@ __all__ = [
     "CoordinatewiseGRU",
     "CoordinatewiseLSTM",
     "CoordinatewiseRNN",
+    "Cosine",
     "HandmadeRule",
+    "Head",
     "Identity",
+    "KMomentums",
+    "KTimesteps",
+    "LinearAverage",
     "LogAndSign",
+    "MeanNormalizedGradient",
     "Momentum",
+    "MultiscaleAdam",
     "Nesterov",
     "PartitionedRule",
     "Preprocessing",
     "RMSprop",
     "Route",
     "RuleInput",
+    "Schedule",
+    "SoftmaxMLP",
+    "SoftmaxRecurrent",
     "UpdateRule",
 ]

@@ -1,0 +1,199 @@
+"""Averages of Adams at several timescales, with learned weights: chapter 4 of Shahid 2017."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from l2l_lightning.core.errors import InputError, check_choice, check_positive, check_positive_int
+from l2l_lightning.core.state import RuleState
+from l2l_lightning.core.unroll import RuleInput
+from l2l_lightning.rules.base import UpdateRule
+from l2l_lightning.rules.recurrent import Cell, GRUCell, LSTMCell
+from l2l_lightning.rules.schedules import Schedule, check_schedule, value_at
+
+# Table 4.1: (beta1, beta2); the thesis drops the last one for k = 5.
+TIMESCALES = ((0.99, 0.9999), (0.9, 0.999), (0.8, 0.888), (0.7, 0.777), (0.6, 0.666), (0.5, 0.555))
+INIT_STD = 0.01
+
+Normalization = Literal["sum", "absolute", "none"]
+
+
+class Head(nn.Module):
+    """Weights of the k Adams, from the steps that they propose.
+
+    ``forward`` gets the steps (k, ..., n) and the head's own state; it returns weights (k, ..., n), or (k, 1, ..., 1)
+    where all coordinates share them, and the new state.
+    """
+
+    def build(self, inputs: int) -> None:
+        """Make the parameters for k inputs."""
+        raise NotImplementedError(f"{type(self).__name__} must define build(inputs).")
+
+    def init_state(self, theta: Tensor) -> RuleState:
+        """State of a problem that starts at theta; none by default."""
+        return {}
+
+    def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        raise NotImplementedError(f"{type(self).__name__} must define forward(steps, state).")
+
+
+class LinearAverage(Head):
+    """k weights that all coordinates share (section 4.3.1).
+
+    Args:
+        normalization: ``absolute`` (LA_b): abs(w) / sum abs(w); ``sum`` (LA_a): w / sum w; ``none`` (LA_c): w.
+    """
+
+    def __init__(self, normalization: Normalization = "absolute") -> None:
+        super().__init__()
+        check_choice(self, get_args(Normalization), normalization=normalization)
+        self.normalization = normalization
+
+    def build(self, inputs: int) -> None:
+        self.weight = nn.Parameter(torch.randn(inputs) * INIT_STD)
+
+    @property
+    def weights(self) -> Tensor:
+        """The weights in force, (k,)."""
+        if self.normalization == "none":
+            return self.weight
+        size = self.weight.abs() if self.normalization == "absolute" else self.weight
+        return size / size.sum()
+
+    def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        return self.weights.view(-1, *[1] * (steps.dim() - 1)), state
+
+
+class SoftmaxMLP(Head):
+    """k -> 50 (-> 50) -> k with ReLU, and a softmax: weights of each coordinate's own (section 4.3.2).
+
+    With an unroll of 20 and the meta-loss over all its points this is what the thesis calls its "RNN", with one or two
+    layers: it is not recurrent, but the meta-gradient passes through the Adams' states.
+
+    Args:
+        hidden_layers: 1 or more.
+        hidden_size: units of each.
+    """
+
+    def __init__(self, hidden_layers: int = 1, hidden_size: int = 50) -> None:
+        super().__init__()
+        check_positive_int(self, hidden_layers=hidden_layers, hidden_size=hidden_size)
+        self.hidden_layers, self.hidden_size = hidden_layers, hidden_size
+
+    def build(self, inputs: int) -> None:
+        sizes = [inputs, *[self.hidden_size] * self.hidden_layers, inputs]
+        self.weights = nn.ParameterList(torch.randn(out, into) * INIT_STD for into, out in pairwise(sizes))
+        self.biases = nn.ParameterList(torch.zeros(out, 1) for out in sizes[1:])
+
+    def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        x = steps.flatten(1)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.addmm(bias, weight, F.relu(x) if layer else x)
+        return x.softmax(0).view(steps.shape), state
+
+
+class SoftmaxRecurrent(Head):
+    """Recurrent layers over the Adams' steps, and a softmax: the thesis' future work (section 4.6).
+
+    Args:
+        cell: ``gru`` or ``lstm``.
+        layers: number of layers.
+        hidden_size: units of each.
+    """
+
+    cells_by_name: ClassVar[dict[str, type[Cell]]] = {"gru": GRUCell, "lstm": LSTMCell}
+
+    def __init__(self, cell: Literal["gru", "lstm"] = "gru", layers: int = 1, hidden_size: int = 20) -> None:
+        super().__init__()
+        check_choice(self, self.cells_by_name, cell=cell)
+        check_positive_int(self, layers=layers, hidden_size=hidden_size)
+        self.cell, self.layers, self.hidden_size = cell, layers, hidden_size
+
+    def build(self, inputs: int) -> None:
+        kind = self.cells_by_name[self.cell]
+        sizes = [inputs] + [self.hidden_size] * self.layers
+        self.cells = nn.ModuleList(kind(size, self.hidden_size) for size in sizes[:-1])
+        self.weight = nn.Parameter(torch.randn(inputs, self.hidden_size) * INIT_STD)
+        self.bias = nn.Parameter(torch.zeros(inputs, 1))
+
+    def init_state(self, theta: Tensor) -> RuleState:
+        leaves = self.cells_by_name[self.cell].leaves
+        names = [f"{leaf}{layer}" for layer in range(self.layers) for leaf in leaves]
+        return {name: theta.new_zeros(self.hidden_size, *theta.shape) for name in names}
+
+    def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        x, new_state = steps.flatten(1), {}
+        for layer, cell in enumerate(self.cells):
+            names = [f"{leaf}{layer}" for leaf in cell.leaves]  # type: ignore[union-attr]
+            hidden = cell(x, *(state[name].flatten(1) for name in names))
+            shape = steps.shape[1:]
+            new_state.update({name: leaf.view(-1, *shape) for name, leaf in zip(names, hidden, strict=True)})
+            x = hidden[0]
+        return torch.addmm(self.bias, self.weight, x).softmax(0).view(steps.shape), new_state
+
+
+class MultiscaleAdam(UpdateRule):
+    """A learned average of k Adams: step = -eta * sum_i w_i m_i / (sqrt(v_i) + eps), all bias-corrected.
+
+    Algorithms 4 and 5 of Shahid 2017. State leaves are ``m`` and ``v``, (k, ..., n) each, and those of the head.
+
+    Args:
+        head: how the weights come about; LA_b where none is given.
+        timescales: (beta1, beta2) of each Adam; the six of table 4.1 where none are given.
+        eta: learning rate, a number or a schedule; it may be changed after training.
+        eps: added to the root, as in ``torch.optim.Adam``.
+
+    Raises:
+        InputError: for no timescales, or decays outside [0, 1).
+    """
+
+    _beta1: Tensor
+    _beta2: Tensor
+
+    def __init__(
+        self,
+        head: Head | None = None,
+        timescales: Sequence[Sequence[float]] | None = None,
+        eta: float | Schedule = 0.01,
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__()
+        check_schedule(self, eta=eta)
+        check_positive(self, eps=eps)
+        self.timescales = [list(pair) for pair in (TIMESCALES if timescales is None else timescales)]
+        for pair in self.timescales:
+            if len(pair) != 2 or not all(0 <= beta < 1 for beta in pair):
+                raise InputError(f"MultiscaleAdam: timescales must be pairs of decays in [0, 1), got {pair}.")
+        if not self.timescales:
+            raise InputError("MultiscaleAdam: timescales must not be empty.")
+        self.head = LinearAverage() if head is None else head
+        self.head.build(len(self.timescales))
+        self.eta, self.eps = eta, eps
+        beta1, beta2 = torch.tensor(self.timescales, dtype=torch.float64).unbind(1)
+        self.register_buffer("_beta1", beta1, persistent=False)
+        self.register_buffer("_beta2", beta2, persistent=False)
+
+    def init_state(self, theta: Tensor) -> RuleState:
+        shape = (len(self.timescales), *theta.shape)
+        return {"m": theta.new_zeros(shape), "v": theta.new_zeros(shape), **self.head.init_state(theta)}
+
+    def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
+        grad = inputs.grad
+        beta1, beta2 = (self._per_adam(beta, grad) for beta in (self._beta1, self._beta2))  # (k, 1, ..., 1)
+        t = (inputs.step + 1).to(grad.dtype).unsqueeze(-1)  # (..., 1)
+        m = torch.lerp(grad.expand_as(state["m"]), state["m"], beta1)
+        v = beta2 * state["v"] + (1 - beta2) * grad.square()
+        correction = (1 - beta2**t).sqrt()
+        steps = m * (correction / (1 - beta1**t)) / (v.sqrt() + self.eps * correction)
+        own = {name: leaf for name, leaf in state.items() if name not in ("m", "v")}
+        weights, own = self.head(steps, own)
+        step = -value_at(self.eta, inputs.step, grad) * (weights * steps).sum(0)
+        return step, {"m": m, "v": v, **own}
+
+    @staticmethod
+    def _per_adam(values: Tensor, grad: Tensor) -> Tensor:
+        return values.to(grad.dtype).view(-1, *[1] * grad.dim())
