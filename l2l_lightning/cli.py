@@ -76,6 +76,7 @@ class L2LCLI(LightningCLI):
             if self.config.subcommand != "fit" and config.model.init_from is None:
                 warnings.warn("No --ckpt_path was given, so the learned rule is an untrained one.", stacklevel=2)
             return
+        config.model.init_from = None  # the checkpoint's phi replaces it
         asked = str(config.ckpt_path)
         path = newest_checkpoint(root / config.name, asked) if asked in ("last", "best") else Path(asked)
         checkpoint.read(path)

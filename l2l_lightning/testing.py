@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split, keyed_generator
@@ -29,7 +30,12 @@ def check_optimizee(optimizee: OptimizeeModule, data: ProblemDataModule, windows
 
     Raises:
         AssertionError: what does not hold, in one sentence.
+        InputError: for fewer windows than one, or noisy gradients.
     """
+    if windows < 1:
+        raise InputError(f"check_optimizee: windows must be a positive integer, got {windows!r}.")
+    if getattr(data, "gradient_noise", 0):
+        raise InputError("check_optimizee: the DataModule's gradient_noise must be 0.")
     data.prepare_data()
     data.setup("fit")
     name = type(optimizee).__name__

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import (
     CIFAR10DataModule,
     FunctionDataModule,
@@ -136,6 +137,13 @@ class Plain(ProblemDataModule):
 
     def held_out_data(self, split, device):
         yield {"z": torch.ones(2)}
+
+
+def test_noise_and_no_windows_are_refused() -> None:
+    with pytest.raises(InputError, match="gradient_noise must be 0"):
+        check_optimizee(SumOfSquares(4), FunctionDataModule(4, 1.0, **SMALL))
+    with pytest.raises(InputError, match="windows must be a positive integer, got 0"):
+        check_optimizee(Parabola(), Plain(**SMALL), windows=0)
 
 
 def test_the_parabola_passes() -> None:

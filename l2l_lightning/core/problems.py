@@ -95,8 +95,11 @@ class Problems:
         key = tuple((name, leaf.shape, leaf.dtype, leaf.device) for name, leaf in (("", theta), *data.items()))
         if key not in self._recorded:
             self._recorded[key] = self._record(theta, data)
-        with torch.no_grad():
-            return self._recorded[key](theta.detach(), data)
+        try:
+            with torch.no_grad():
+                return self._recorded[key](theta.detach(), data)
+        except (RuntimeError, IndexError):  # such as a label beyond the classes: in plain words this time
+            return self._evaluate(theta, data)
 
     def _evaluate(self, theta: Tensor, data: Data, create_graph: bool = False) -> tuple[Tensor, Tensor]:
         """Problems do not interact, so the gradient of the summed losses holds each problem's own."""

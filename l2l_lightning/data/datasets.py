@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as transforms
 from l2l_lightning.core.errors import InputError
 
 # What torchvision raises for files that are missing, truncated or of another format.
-UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
+UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError)
 
 
 class ImageSource:
@@ -65,7 +65,8 @@ class ImageSource:
         Raises:
             InputError: if that fails.
         """
-        if "download" not in inspect.signature(self.kind).parameters:
+        parameters = inspect.signature(self.kind).parameters
+        if "download" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return
         for part in self.part_arguments:
             try:
@@ -136,6 +137,8 @@ def _find(name: str) -> type:
     module, _, kind = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module) if module else datasets, kind)
+        if not inspect.isclass(found):
+            raise AttributeError(f"{name} is no class")
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"data.dataset: there is no {name}; give a name of torchvision.datasets, such as FashionMNIST, or an "

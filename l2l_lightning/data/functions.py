@@ -17,7 +17,7 @@ class FunctionDataModule(ProblemDataModule):
     """For functions that need no data, whose problems differ by where they start; with noisy gradients if wished.
 
     Args:
-        dim: number of coordinates of the function.
+        dim: number of coordinates of the function; needed for the noise alone.
         gradient_noise: standard deviation of the normal noise added to every coordinate of every gradient.
         **kwargs: those of ``ProblemDataModule``.
 

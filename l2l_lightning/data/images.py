@@ -26,10 +26,12 @@ class ImageDataModule(ProblemDataModule):
             ``ImageFolder`` (which looks into ``root/train`` and ``root/test``), or any such class by its import path.
         root: folder of the files, as torchvision lays them out.
         download: let torchvision download what is missing.
-        check_md5: refuse files whose md5 is not the original's. CIFAR's files are pickles, which run code when they are
-            read: switch the check off only for files of your own.
+        check_md5: refuse files whose md5 is not the original's; with ``download``, such files are replaced by the
+            originals. CIFAR's files are pickles, which run code when they are read: switch the check off only for
+            files of your own.
         dataset_args: further arguments of the dataset's constructor.
-        train_args: those that select the training images, where neither ``train`` nor ``split`` does.
+        train_args: those that select the training images, where neither ``train`` nor ``split`` does; for ``EMNIST``
+            ``{split: letters, train: true}``.
         test_args: those that select the test images.
         image_size: resize all images to this height and width.
         validation_images: the last images of the training part, kept for validation.

@@ -1,6 +1,6 @@
 """Figures, drawn without a display."""
 
-from math import ceil, sqrt
+from math import ceil, isfinite, nan, sqrt
 
 import torch
 from matplotlib.axes import Axes
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from l2l_lightning.evaluation.compare import LEARNED, Result
-from l2l_lightning.evaluation.report import Estimate, Summary, best_baseline, summarize
+from l2l_lightning.evaluation.report import Estimate, best_baseline, summarize
 
 
 def curves(results: dict[str, Result], title: str) -> Figure:
@@ -31,31 +31,38 @@ def panels(targets: dict[str, dict[str, Result]]) -> Figure:
     return figure
 
 
-def sweep(title: str, learned: dict[str, Result], baselines: dict[str, Result]) -> Figure:
+def sweep(title: str, values: dict[str, dict[str, Result]]) -> Figure:
     """Learned curves, one a value of the option, beside their final and mean losses with 95 % confidence intervals.
 
-    Dashed lines are the smallest loss of any tuned baseline.
+    Dashed lines are the smallest loss of any tuned baseline on the same value's problems. What diverged is not drawn.
     """
     figure = Figure(figsize=(12, 4.5), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
-    _draw_curves(left, {f"{title} {value}": result for value, result in learned.items()}, "learned rules")
-    tuned = summarize(baselines)
+    _draw_curves(left, {f"{title} {value}": results[LEARNED] for value, results in values.items()}, "learned rules")
+    summaries = [summarize(results) for results in values.values()]
+    drawn: list[float] = []
     for attribute, colour in (("final_loss", "C0"), ("mean_loss", "C1")):
-        estimates: list[Estimate] = [getattr(Summary.of(result), attribute) for result in learned.values()]
+        learned: list[Estimate] = [getattr(summary[LEARNED], attribute) for summary in summaries]
+        means, halves = [_drawn(e.mean) for e in learned], [_drawn(e.ci95) for e in learned]
+        drawn += means
         name = attribute.replace("_", " ")
-        right.errorbar(
-            range(len(learned)), [e.mean for e in estimates], [e.ci95 for e in estimates], color=colour, fmt="o-",
-            capsize=3, label=name,
-        )  # fmt: skip
-        best = best_baseline(tuned, attribute)
-        if best:
-            level = getattr(tuned[best], attribute).mean
-            right.axhline(level, color=colour, linestyle="--", linewidth=1, label=f"{name} of {best}")
-    right.set_xticks(range(len(learned)), list(learned))
-    right.set(xlabel=title, ylabel="loss", title="losses by value", yscale="log")
+        right.errorbar(range(len(means)), means, halves, color=colour, fmt="o-", capsize=3, label=name)
+        best = [best_baseline(summary, attribute) for summary in summaries]
+        if all(best):
+            levels = [_drawn(getattr(s[b], attribute).mean) for s, b in zip(summaries, best, strict=True) if b]
+            right.plot(levels, color=colour, linestyle="--", linewidth=1, label=f"{name} of the best baseline")
+    right.set_xticks(range(len(values)), list(values))
+    right.set(xlabel=title, ylabel="loss", title="losses by value")
+    if any(mean > 0 for mean in drawn):
+        right.set_yscale("log")
     right.grid(alpha=0.3, which="both", linewidth=0.5)
     right.legend(fontsize="small")
     return figure
+
+
+def _drawn(value: float) -> float:
+    """nan, which matplotlib leaves out, for what is not finite."""
+    return value if isfinite(value) else nan
 
 
 def _draw_curves(axes: Axes, results: dict[str, Result], title: str) -> None:

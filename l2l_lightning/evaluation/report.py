@@ -117,15 +117,28 @@ def transfer_table(targets: dict[str, dict[str, Summary]], coordinates: dict[str
         ]
     ]
     for target, summaries in targets.items():
-        learned, best = summaries[LEARNED], best_baseline(summaries)
-        baseline = ["-", "-"]
-        if best is not None:
-            baseline = [f"{best} ({summaries[best].learning_rate:g})", str(summaries[best].mean_loss)]
-        ratios = [f"{ratio_to_best_baseline(summaries, figure):.3f}" for figure in ("mean_loss", "final_loss")]
-        rows.append(
-            [target, f"{coordinates[target]:,}", str(learned.mean_loss), *baseline, *ratios, _diverged(learned)]
-        )
+        learned = summaries[LEARNED]
+        figures = [f"{coordinates[target]:,}", str(learned.mean_loss), *_comparison(summaries), _diverged(learned)]
+        rows.append([target, *figures])
     return _aligned(rows)
+
+
+def sweep_table(title: str, values: dict[str, dict[str, Summary]]) -> str:
+    """The learned rule of each value, and how it compares with the best baseline on that value's problems."""
+    rows = [[title, "final loss", "mean loss", "best baseline (rate)", "ratio", "ratio of final losses", "diverged"]]
+    for value, summaries in values.items():
+        learned, (baseline, _, *ratios) = summaries[LEARNED], _comparison(summaries)
+        rows.append([value, str(learned.final_loss), str(learned.mean_loss), baseline, *ratios, _diverged(learned)])
+    return _aligned(rows)
+
+
+def _comparison(summaries: dict[str, Summary]) -> list[str]:
+    """Best baseline with its rate, its mean loss, and the ratios of mean and final losses."""
+    best = best_baseline(summaries)
+    baseline = ["-", "-"]
+    if best is not None:
+        baseline = [f"{best} ({summaries[best].learning_rate:g})", str(summaries[best].mean_loss)]
+    return [*baseline, *(f"{ratio_to_best_baseline(summaries, figure):.3f}" for figure in ("mean_loss", "final_loss"))]
 
 
 def _diverged(summary: Summary) -> str:

@@ -1,5 +1,6 @@
 """Different rules for different kinds of parameters."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -50,8 +51,11 @@ class PartitionedRule(UpdateRule):
     def __init__(self, rules: dict[str, UpdateRule], routes: Sequence[Route]) -> None:
         super().__init__()
         for label in rules:
-            if not label.isidentifier():
-                raise InputError(f"PartitionedRule: labels of rules must be plain words, got {label!r}.")
+            if not label.isidentifier() or hasattr(nn.ModuleDict(), label):
+                raise InputError(
+                    "PartitionedRule: labels of rules must be plain words, and not names that torch's ModuleDict uses "
+                    f"itself, got {label!r}."
+                )
         for route in routes:
             if route.rule not in rules:
                 raise InputError(f"PartitionedRule: a route leads to {route.rule!r}, but the rules are {list(rules)}.")
@@ -63,6 +67,9 @@ class PartitionedRule(UpdateRule):
     def bind(self, layout: CoordinateLayout) -> None:
         self._labels = [self._label(*entry) for entry in zip(layout.names, layout.owners, strict=True)]
         self._sizes = [where.stop - where.start for _, where, _ in layout.slices]
+        idle = [label for label in self.rules if label not in self._labels]
+        if idle:
+            warnings.warn(f"PartitionedRule: no parameter goes to {', '.join(idle)}.", stacklevel=2)
         for label, rule in self._used():
             members = [name for name, found in zip(layout.names, self._labels, strict=True) if found == label]
             rule.bind(layout.subset(members))

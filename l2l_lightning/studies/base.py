@@ -1,11 +1,13 @@
 """What the studies share: their command line, their folder, and the options of each run in it."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from matplotlib.figure import Figure
 
 from l2l_lightning.core.errors import InputError
@@ -29,7 +31,7 @@ def new_folder(asked: str | None, default: Path) -> Path:
     """The folder asked for, or ``default/version_N`` with the next free N; nothing that exists is written into.
 
     Raises:
-        InputError: if the folder asked for holds something.
+        InputError: if the folder asked for holds something or cannot be made.
     """
     if asked is not None:
         folder = Path(asked)
@@ -40,7 +42,10 @@ def new_folder(asked: str | None, default: Path) -> Path:
         while (default / f"version_{count}").exists():
             count += 1
         folder = default / f"version_{count}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir: {folder} cannot be made ({error.strerror}).") from error
     return folder
 
 
@@ -55,6 +60,33 @@ def existing_file(path: str, option: str) -> Path:
     return Path(path)
 
 
+def refuse(options: Sequence[str], *names: str) -> None:
+    """Raise InputError if one of the further options is set by the study itself."""
+    for option in options:
+        if option.split("=")[0] in names:
+            raise InputError(f"{option.split('=')[0]} is not an option of a study's runs; the study sets it itself.")
+
+
+def folder_name(value: str, place: int) -> str:
+    """A name that is no path, different for every place."""
+    return f"{place}-{re.sub(r'[^A-Za-z0-9.+-]+', '_', value).strip('._')}"
+
+
+def measured(run: Run, arguments: Sequence[str], name: str) -> Any:
+    """The module after ``l2l arguments``, with the results of its evaluation.
+
+    Raises:
+        InputError: if the run fails by a user's mistake or evaluates nothing; the sentence names the run.
+    """
+    try:
+        module = run(arguments).model
+    except (InputError, MisconfigurationException) as error:
+        raise InputError(f"{name}: {error}") from error
+    if not module.results:
+        raise InputError(f"{name}: nothing was evaluated; leave the trainer's limits on validation and test alone.")
+    return module
+
+
 def logged_in(folder: Path, name: str) -> list[str]:
     """Options that put a run's events and reports into ``folder/name``."""
     logger = {"save_dir": str(folder), "name": name, "version": "", "default_hp_metric": "false"}
@@ -64,7 +96,11 @@ def logged_in(folder: Path, name: str) -> list[str]:
 
 
 def publish(folder: Path, name: str, text: str, figure: Figure) -> None:
-    """Write and print the table, write the figure and say where."""
+    """Write the table and the figure, in place of those of fewer runs."""
     (folder / f"{name}.md").write_text(text + "\n")
     figure.savefig(folder / f"{name}.png")
-    print(f"\n{text}\n\ntable and figure: {folder / name}.md, .png")
+
+
+def report(folder: Path, name: str) -> None:
+    """Print the table, and where it lies."""
+    print(f"\n{(folder / name).with_suffix('.md').read_text()}\ntable and figure: {folder / name}.md, .png")

@@ -8,7 +8,17 @@ from l2l_lightning.core.errors import InputError
 from l2l_lightning.evaluation import plots
 from l2l_lightning.evaluation.compare import Result
 from l2l_lightning.evaluation.report import summarize, transfer_table
-from l2l_lightning.studies.base import Run, StudyParser, existing_file, logged_in, new_folder, publish
+from l2l_lightning.studies.base import (
+    Run,
+    StudyParser,
+    existing_file,
+    logged_in,
+    measured,
+    new_folder,
+    publish,
+    refuse,
+    report,
+)
 
 HELP = "how a trained rule does on other problems"
 
@@ -26,9 +36,12 @@ def main(arguments: Sequence[str], run: Run) -> None:
         "options go to `l2l test` for every target, such as --data.init_args.root FOLDER.",
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint written by `l2l fit`")
-    parser.add_argument("--to", required=True, nargs="+", metavar="CONFIG", help="configurations of the targets")
+    parser.add_argument(
+        "--to", required=True, nargs="+", action="extend", metavar="CONFIG", help="configurations of the targets"
+    )
     parser.add_argument("--output_dir", help="new folder for table, figure and runs; transfer/version_N beside the run")
     options, further = parser.parse_known_args(arguments)
+    refuse(further, "--config", "--model.rule")
 
     path = existing_file(options.ckpt_path, "--ckpt_path")
     rule = checkpoint.saved_state(checkpoint.read(path), str(path))["rule"]
@@ -43,7 +56,9 @@ def main(arguments: Sequence[str], run: Run) -> None:
     for name, config in targets.items():
         print(f"\n{name}")
         own = ["--ckpt_path", str(path), "--model.rule", json.dumps(rule), *logged_in(folder, name)]
-        module = run(["test", "--config", config, *own, *further]).model
+        module = measured(run, ["test", "--config", config, *own, *further], name)
         results[name], coordinates[name] = module.results, module.problems.layout.n
-    text = transfer_table({name: summarize(result) for name, result in results.items()}, coordinates)
-    publish(folder, "transfer", text, plots.panels(results))
+        # After every target, so that a later mistake costs nothing.
+        text = transfer_table({name: summarize(result) for name, result in results.items()}, coordinates)
+        publish(folder, "transfer", text, plots.panels(results))
+    report(folder, "transfer")

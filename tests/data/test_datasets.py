@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_refused(cifar_root: Path, arguments: dict, sentenc
         ready(CIFAR10DataModule, str(cifar_root), **SUBSET | arguments)
 
 
-@pytest.mark.parametrize("name", ["FashonMNIST", "nowhere.Dataset"])
+@pytest.mark.parametrize("name", ["FashonMNIST", "nowhere.Dataset", "utils"])
 def test_an_unknown_dataset_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"data.dataset: there is no {name}"):
         ImageDataModule(name)

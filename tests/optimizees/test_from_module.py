@@ -79,6 +79,44 @@ def test_parameters_without_an_initialisation_keep_their_values():
     assert (problems.layout.unflatten(problems.draw(2, keyed_generator(0)))["module.scale"] == 7).all()
 
 
+def test_a_network_s_own_initialisation_has_the_last_word():
+    class Careful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 4), nn.Linear(4, 3)
+
+        def reset_parameters(self):
+            nn.init.zeros_(self.last.weight)
+
+        def forward(self, x):
+            return self.last(self.first(x))
+
+    problems = Problems(FromModule(Careful()))
+    drawn = problems.layout.unflatten(problems.draw(2, keyed_generator(0)))
+    assert not drawn["module.last.weight"].any()
+    assert drawn["module.first.weight"].any()
+
+
+def test_parameters_that_are_the_same_in_all_problems_are_named():
+    with pytest.warns(UserWarning, match=r"all problems start from the same module.self_attn.in_proj_weight"):
+        FromModule(nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0))
+
+
+def test_any_module_may_be_the_loss():
+    data = {"image": torch.rand(5, 6), "label": torch.rand(5, 3)}
+    optimizee = FromModule(nn.Linear(6, 3), nn.MSELoss(reduction="sum"))
+    torch.testing.assert_close(optimizee(data), (optimizee.module(data["image"]) - data["label"]).square().sum())
+
+
+def test_frozen_and_lazy_parameters_are_refused_by_name():
+    frozen = network()
+    frozen[0].weight.requires_grad_(False)
+    with pytest.raises(InputError, match=r"0\.weight is frozen"):
+        FromModule(frozen)
+    with pytest.raises(InputError, match="weight is lazy"):
+        FromModule(nn.LazyLinear(3))
+
+
 def test_what_cannot_be_an_optimizee_is_refused():
     with pytest.raises(InputError, match="FromModule: 1 is dropout, which is random; set p to 0"):
         FromModule(network(nn.Dropout(0.1)))
@@ -89,12 +127,16 @@ def test_what_cannot_be_an_optimizee_is_refused():
             super().__init__()
             self.w = nn.Parameter(torch.zeros(3))
 
-    with pytest.raises(InputError, match="no part of Bare has reset_parameters"):
+    with pytest.raises(InputError, match="no part of Bare has a reset_parameters"):
         FromModule(Bare())
 
 
 def test_labels_beyond_the_classes_are_one_sentence():
     problems = Problems(FromModule(network()))
-    bad = {"image": IMAGES["image"], "label": torch.full((2, 5), 3)}
-    with pytest.raises(InputError, match=r"FromModule cannot be evaluated on image .*: index 3 is out of bounds"):
-        problems.losses(problems.draw(2, keyed_generator(0)), bad)
+    bad, theta = {"image": IMAGES["image"], "label": torch.full((2, 5), 3)}, problems.draw(2, keyed_generator(0))
+    sentence = r"FromModule cannot be evaluated on image .*: index 3 is out of bounds"
+    with pytest.raises(InputError, match=sentence):
+        problems.losses(theta, bad)
+    problems.losses_and_grads(theta, IMAGES)
+    with pytest.raises(InputError, match=sentence):  # in a later minibatch, too
+        problems.losses_and_grads(theta, bad)

@@ -86,14 +86,18 @@ def test_a_parameter_without_a_way_is_named():
 def test_ways_that_lead_nowhere_and_bad_labels_are_refused():
     with pytest.raises(InputError, match=r"a route leads to 'dense', but the rules are \['conv'\]"):
         PartitionedRule({"conv": SGD()}, [Route("dense")])
-    with pytest.raises(InputError, match=r"plain words, got 'a\.b'"):
+    with pytest.raises(InputError, match=r"plain words, .* got 'a\.b'"):
         PartitionedRule({"a.b": SGD()}, [Route("a.b")])
+    with pytest.raises(InputError, match="got 'keys'"):
+        PartitionedRule({"keys": SGD()}, [Route("keys")])
 
 
 def test_a_rule_without_parameters_to_move_stays_unused():
     rule = bound({"all": SGD(1.0), "norm": CoordinatewiseLSTM()}, Route("norm", module="BatchNorm*"), Route("all"))
     _, state = walk(rule, GRADS)
     assert state == {}
+    with pytest.warns(UserWarning, match="no parameter goes to norm"):
+        rule.bind(LAYOUT)
 
 
 def test_rules_inside_are_bound_to_their_own_parameters():

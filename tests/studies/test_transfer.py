@@ -95,6 +95,8 @@ def test_the_rule_on_the_target_is_the_trained_one(trained: Path, tmp_path: Path
         (("--ckpt_path", "{config}", "--to", "{config}"), "is no checkpoint that can be read safely"),
         (("--ckpt_path", "{trained}", "--to", "{config}", "{config}"), "need file names of their own"),
         (("--ckpt_path", "{trained}", "--to", "{config}", "--output_dir", "{full}"), "exists already and is not empty"),
+        (("--ckpt_path", "{trained}", "--to", "{config}", "--output_dir", "{full}/mine.txt/x"), "cannot be made"),
+        (("--ckpt_path", "{trained}", "--to", "{config}", "--config", "{config}"), "the study sets it itself"),
     ],
 )
 def test_mistakes_get_one_sentence(
@@ -139,3 +141,7 @@ def test_init_from_refuses_another_rule_with_both_shapes(trained: Path, tmp_path
     with pytest.raises(SystemExit, match=r"There is no checkpoint at nowhere\.ckpt"):
         small.l2l("fit", tmp_path, "--model.init_from", "nowhere.ckpt")
     assert not (tmp_path / "quadratic_smoke").exists()
+
+
+def test_a_checkpoint_replaces_init_from_so_that_its_file_may_be_gone(trained: Path, tmp_path: Path) -> None:
+    small.l2l("validate", tmp_path, "--model.init_from", "gone.ckpt", "--ckpt_path", str(trained))
