@@ -84,5 +84,5 @@ def _draw_curves(axes: Axes, results: dict[str, Result], title: str) -> None:
     axes.set(xlabel="inner steps", ylabel="loss", title=title)
     axes.grid(alpha=0.3, which="both", linewidth=0.5)
     rates = any(result.learning_rate is not None for result in results.values())
-    title = "contender (learning rate)" if rates else None
-    axes.legend(title=title, fontsize="x-small", title_fontsize="x-small", framealpha=0.6)
+    heading = "contender (learning rate)" if rates else None
+    axes.legend(title=heading, fontsize="x-small", title_fontsize="x-small", framealpha=0.6)
