@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from l2l_lightning import checkpoint as checkpoints
 from l2l_lightning.core.description import describe
-from l2l_lightning.core.errors import InputError, check_positive_int
+from l2l_lightning.core.errors import InputError, check_positive, check_positive_int
 from l2l_lightning.core.horizon import FixedHorizon, Horizon, stagger
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
@@ -32,6 +32,9 @@ def _adam(parameters: Iterable[Tensor]) -> Optimizer:
     return torch.optim.Adam(parameters, lr=1e-3)
 
 
+TOTALS = ("resets", "divergences", "early_resets", "skipped_steps")  # counted since the start, and kept in checkpoints
+
+
 class MetaOptimizerModule(L.LightningModule):
     """Trains an update rule on B problems side by side, one truncated unroll a training step.
 
@@ -40,7 +43,8 @@ class MetaOptimizerModule(L.LightningModule):
     hand-made ones run on the same held-out problems.
 
     Logged: ``train/meta_loss``, ``train/inner_loss/age_A`` (mean loss at the end of windows that started at ages from A
-    inner steps on), ``train/resets``, ``train/divergences`` and ``train/skipped_steps`` (totals since the start),
+    inner steps on), ``train/resets``, of which ``train/divergences`` and ``train/early_resets`` (solved or run away),
+    and ``train/skipped_steps`` (totals since the start),
     ``train/grad_norm`` of phi; ``val/final_loss``, ``val/mean_loss`` (over the trajectory), ``val/diverged``,
     ``val/vs_best_baseline`` (ratio of mean losses, below 1 is better), ``val/<metric>``; in a test ``test/`` likewise.
 
@@ -49,6 +53,8 @@ class MetaOptimizerModule(L.LightningModule):
         optimizee: the problem to be optimized; a template, neither trained by the outer optimizer nor saved.
         unroll: U, inner steps in one window.
         horizon: when problems restart; 100 inner steps where none is given.
+        reset_loss: also restart problems whose loss fell below this.
+        reset_norm: also restart problems whose parameters' norm passed this.
         stagger: spread the first restarts, so that every window sees problems of all ages.
         objective: weights and transform of the meta-loss; the plain mean over the window where none is given.
         second_order: differentiate through the optimizees' gradients; slower, and rarely better.
@@ -68,6 +74,8 @@ class MetaOptimizerModule(L.LightningModule):
         optimizee: OptimizeeModule,
         unroll: int = 20,
         horizon: Horizon | None = None,
+        reset_loss: float | None = None,
+        reset_norm: float | None = None,
         stagger: bool = True,
         objective: Objective | None = None,
         second_order: bool = False,
@@ -79,6 +87,8 @@ class MetaOptimizerModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_positive_int(self, unroll=unroll)
+        limits = {"reset_loss": reset_loss, "reset_norm": reset_norm}
+        check_positive(self, **{name: limit for name, limit in limits.items() if limit is not None})
         self.rule = rule
         if init_from is not None:
             checkpoints.load_phi(init_from, rule)
@@ -87,6 +97,7 @@ class MetaOptimizerModule(L.LightningModule):
         self.unroll = unroll
         self.horizon = horizon or FixedHorizon()
         self.horizon.announce(unroll)
+        self.reset_loss, self.reset_norm = reset_loss, reset_norm
         self.stagger = stagger
         self.objective = objective or Objective()
         self.second_order = second_order
@@ -98,6 +109,7 @@ class MetaOptimizerModule(L.LightningModule):
         self.windows = 0
         self.resets = 0
         self.divergences = 0
+        self.early_resets = 0
         self.skipped_steps = 0
         self.comparison = HeldOutComparison(rule, self.problems, baselines or Baselines())
         self.results: dict[str, Result] = {}  # of the newest validation or test
@@ -160,13 +172,24 @@ class MetaOptimizerModule(L.LightningModule):
         age = self.inner.age
         walked = unroll(self.rule, self.problems, self.inner, batch, self.objective, self.second_order)
         self.inner = walked.state
+        self._end_early(self.inner, walked.curve[-1])
         self.windows += 1
         if self._logs_now:
             self.log("train/meta_loss", walked.meta_loss, prog_bar=True)
-            totals = {"resets": self.resets, "divergences": self.divergences, "skipped_steps": self.skipped_steps}
-            self.log_dict({f"train/{name}": float(total) for name, total in totals.items()})
+            self.log_dict({f"train/{name}": float(getattr(self, name)) for name in TOTALS})
             self.log_dict(self._losses_by_age(age, walked.curve[-1]))
         return {"loss": walked.meta_loss, "curve": walked.curve, "age": age}
+
+    def _end_early(self, inner: InnerState, loss: Tensor) -> None:
+        """End the lives of problems that are solved or have run away; section 2.2 of Shahid 2017."""
+        over = torch.zeros_like(inner.diverged)
+        if self.reset_loss is not None:
+            over |= loss < self.reset_loss
+        if self.reset_norm is not None:
+            over |= inner.theta.norm(dim=-1) > self.reset_norm
+        if self.reset_loss is not None or self.reset_norm is not None:
+            self.early_resets += int((over & ~inner.due).sum())
+            inner.lifetime = torch.where(over, inner.age, inner.lifetime)
 
     @property
     def _logs_now(self) -> bool:
@@ -271,9 +294,7 @@ class MetaOptimizerModule(L.LightningModule):
             "rule": describe(self.rule),
             "seed": self.seed,
             "windows": self.windows,
-            "resets": self.resets,
-            "divergences": self.divergences,
-            "skipped_steps": self.skipped_steps,
+            **{name: getattr(self, name) for name in TOTALS},
             "baseline_rates": self.comparison.rates,
             "inner": None if self.inner is None else self.inner.state_dict(),
         }
@@ -291,7 +312,7 @@ class MetaOptimizerModule(L.LightningModule):
             if saved["inner"] is not None and saved["inner"]["theta"].shape[-1] != self.problems.layout.n:
                 rank_zero_info(f"The checkpoint was trained on another optimizee; {checkpoints.IGNORED}")
             return
-        for name in ("seed", "windows", "resets", "divergences", "skipped_steps"):
-            setattr(self, name, saved[name])
+        for name in ("seed", "windows", *TOTALS):
+            setattr(self, name, saved.get(name, 0))
         self.comparison.rates = saved["baseline_rates"]
         self.inner = None if saved["inner"] is None else InnerState(**saved["inner"])

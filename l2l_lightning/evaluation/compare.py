@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from l2l_lightning.core.description import describe
 from l2l_lightning.core.errors import check_positive
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
@@ -124,6 +125,19 @@ def _join(pieces: list[Tensor]) -> Tensor:
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
+def _named(rules: Sequence[HandmadeRule]) -> dict[str, HandmadeRule]:
+    """Rules by class; those of the same class by the arguments in which they differ, such as ``Adam beta1=0.5``."""
+    arguments = [describe(rule)["init_args"] for rule in rules]
+    named = {}
+    for place, rule in enumerate(rules):
+        alike = [own for own, other in zip(arguments, rules, strict=True) if type(other) is type(rule)]
+        differing = [key for key, value in arguments[place].items() if any(own[key] != value for own in alike)]
+        words = [type(rule).__name__, *(f"{key}={arguments[place][key]}" for key in differing if key != "lr")]
+        name = " ".join(words)
+        named[name if name not in named else f"{name} {place}"] = rule
+    return named
+
+
 class Baselines:
     """Hand-made rules to be compared with, their learning rates chosen on a grid.
 
@@ -141,10 +155,7 @@ class Baselines:
         for rate in self.learning_rates:
             check_positive(self, learning_rates=rate)
         defaults = [SGD(), Momentum(), Nesterov(), Adagrad(), RMSprop(), Adam(), Adamax()]
-        self.rules: dict[str, HandmadeRule] = {}
-        for rule in defaults if rules is None else rules:
-            name = type(rule).__name__
-            self.rules[name if name not in self.rules else f"{name}-{len(self.rules)}"] = rule
+        self.rules = _named(defaults if rules is None else rules)
 
     def tune(self, problems: Problems, windows: Iterable[Window]) -> dict[str, float]:
         """Name -> the rate with the smallest mean loss over the trajectories of the tuning problems.

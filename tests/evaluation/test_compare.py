@@ -64,9 +64,10 @@ def test_a_diverged_trajectory_stays_infinite() -> None:
     assert not torch.isnan(results["SGD"].curve).any()
 
 
-def test_two_baselines_of_one_class_keep_apart() -> None:
-    baselines = Baselines([Adam(), Adam(beta1=0.5)])
-    assert list(baselines.rules) == ["Adam", "Adam-1"]
+def test_baselines_of_one_class_are_told_apart_by_their_arguments() -> None:
+    rules = [Adam(), SGD(), Adam(beta1=0.5, beta2=0.555)]
+    assert list(Baselines(rules).rules) == ["Adam beta1=0.9 beta2=0.999", "SGD", "Adam beta1=0.5 beta2=0.555"]
+    assert list(Baselines([Adam(), Adam()]).rules) == ["Adam", "Adam 1"]
 
 
 def test_a_rate_that_is_not_positive_is_refused() -> None:
