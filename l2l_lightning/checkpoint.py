@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from l2l_lightning.core.description import describe, differences
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.rules.base import UpdateRule
 
 KEY = "l2l_lightning"
 IGNORED = "the inner state in the checkpoint belongs to its own training and is ignored."
@@ -68,6 +70,23 @@ def load_phi(path: str | Path, rule: nn.Module) -> None:
     check_rule(checkpoint, rule, exact=False)
     rule.load_state_dict(_phi(checkpoint))
     rank_zero_info(f"phi starts from {path}; {IGNORED}")
+
+
+def load_rule(path: str | Path) -> UpdateRule:
+    """The trained rule of a checkpoint, built from its own description.
+
+    Raises:
+        InputError: if the file cannot be read or its rule cannot be built.
+    """
+    checkpoint = read(path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--rule", type=UpdateRule)
+    try:
+        rule = parser.instantiate(parser.parse_object({"rule": saved_state(checkpoint)["rule"]})).rule
+    except ArgumentError as error:
+        raise InputError(f"{path}: its rule cannot be built: {' '.join(str(error).split())}") from error
+    rule.load_state_dict(_phi(checkpoint))
+    return rule
 
 
 def _phi(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
