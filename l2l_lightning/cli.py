@@ -136,6 +136,7 @@ def run(args: Sequence[str]) -> L2LCLI:
         auto_configure_optimizers=False,
         parser_class=user_errors.OneSentenceParser,
         parser_kwargs={
+            "usage": f"l2l {{{','.join((*COMMANDS, *STUDIES))}}} ...",
             "description": "Meta-train learned optimizers and measure them against tuned hand-made ones.",
             "epilog": "Studies, each with a --help of its own: "
             + "; ".join(f"l2l {name}: {study.HELP}" for name, study in STUDIES.items()),
@@ -160,6 +161,8 @@ def main(args: Sequence[str] | None = None) -> None:
     quiet_lightning()
     args = sys.argv[1:] if args is None else args
     try:
+        if not args or not (args[0].startswith("-") or args[0] in (*COMMANDS, *STUDIES)):
+            raise InputError(f"give one of the commands {', '.join((*COMMANDS, *STUDIES))}; l2l --help says more.")
         if args and args[0] in STUDIES:
             STUDIES[args[0]].main(args[1:], run)
         else:

@@ -12,6 +12,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from l2l_lightning import checkpoint
+from l2l_lightning.cli import main
 from l2l_lightning.evaluation.compare import LEARNED
 
 CONFIGS = small.CONFIG.parent
@@ -340,6 +341,12 @@ def test_a_mistake_in_the_configuration_gets_one_sentence(
     capsys: pytest.CaptureFixture, tmp_path: Path, arguments: tuple[str, ...], sentence: str
 ) -> None:
     assert sentence in mistake(capsys, tmp_path, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [[], ["fitt"]])
+def test_a_missing_or_unknown_command_names_those_there_are(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"give one of the commands fit, validate, test, steps, sweep, transfer"):
+        main(arguments)
 
 
 def test_a_misspelt_key_in_a_file_gets_one_sentence(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
