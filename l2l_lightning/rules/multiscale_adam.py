@@ -23,10 +23,10 @@ Normalization = Literal["sum", "absolute", "none"]
 
 
 class Head(nn.Module):
-    """Weights of the k Adams, from the steps that they propose.
+    """The average of k Adams, from the steps that they propose.
 
-    ``forward`` gets the steps (k, ..., n) and the head's own state; it returns weights (k, ..., n), or (k, 1, ..., 1)
-    where all coordinates share them, and the new state.
+    ``forward`` gets the steps (k, ..., n) and the head's own state; it returns their average (..., n) and
+    the new state.
     """
 
     def build(self, inputs: int) -> None:
@@ -65,7 +65,7 @@ class LinearAverage(Head):
         return size / size.sum()
 
     def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
-        return self.weights.view(-1, *[1] * (steps.dim() - 1)), state
+        return torch.tensordot(self.weights, steps, 1), state
 
 
 class SoftmaxMLP(Head):
@@ -86,14 +86,18 @@ class SoftmaxMLP(Head):
 
     def build(self, inputs: int) -> None:
         sizes = [inputs, *[self.hidden_size] * self.hidden_layers, inputs]
-        self.weights = nn.ParameterList(torch.randn(out, into) * INIT_STD for into, out in pairwise(sizes))
+        self.matrices = nn.ParameterList(torch.randn(out, into) * INIT_STD for into, out in pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(out, 1) for out in sizes[1:])
 
-    def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+    def weights(self, steps: Tensor) -> Tensor:
+        """Weights (k, ..., n), which sum to one."""
         x = steps.flatten(1)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for layer, (weight, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
             x = torch.addmm(bias, weight, F.relu(x) if layer else x)
-        return x.softmax(0).view(steps.shape), state
+        return x.softmax(0).view(steps.shape)
+
+    def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        return (self.weights(steps) * steps).sum(0), state
 
 
 class SoftmaxRecurrent(Head):
@@ -125,7 +129,8 @@ class SoftmaxRecurrent(Head):
         names = [f"{leaf}{layer}" for layer in range(self.layers) for leaf in leaves]
         return {name: theta.new_zeros(self.hidden_size, *theta.shape) for name in names}
 
-    def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+    def weights(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        """Weights (k, ..., n), which sum to one, and the new state."""
         x, new_state = steps.flatten(1), {}
         for layer, cell in enumerate(self.cells):
             names = [f"{leaf}{layer}" for leaf in cell.leaves]  # type: ignore[union-attr]
@@ -134,6 +139,10 @@ class SoftmaxRecurrent(Head):
             new_state.update({name: leaf.view(-1, *shape) for name, leaf in zip(names, hidden, strict=True)})
             x = hidden[0]
         return torch.addmm(self.bias, self.weight, x).softmax(0).view(steps.shape), new_state
+
+    def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        weights, state = self.weights(steps, state)
+        return (weights * steps).sum(0), state
 
 
 class MultiscaleAdam(UpdateRule):
@@ -185,14 +194,15 @@ class MultiscaleAdam(UpdateRule):
         grad = inputs.grad
         beta1, beta2 = (self._per_adam(beta, grad) for beta in (self._beta1, self._beta2))  # (k, 1, ..., 1)
         t = (inputs.step + 1).to(grad.dtype).unsqueeze(-1)  # (..., 1)
-        m = torch.lerp(grad.expand_as(state["m"]), state["m"], beta1)
-        v = beta2 * state["v"] + (1 - beta2) * grad.square()
+        m = torch.lerp(grad, state["m"], beta1)
+        # A square that overflows would make inf - inf.
+        v = torch.lerp(grad.square().clamp_max(torch.finfo(grad.dtype).max), state["v"], beta2)
+        # Both bias corrections as factors (k, ..., 1), so that few operations touch all k n values.
         correction = (1 - beta2**t).sqrt()
         steps = m * (correction / (1 - beta1**t)) / (v.sqrt() + self.eps * correction)
         own = {name: leaf for name, leaf in state.items() if name not in ("m", "v")}
-        weights, own = self.head(steps, own)
-        step = -value_at(self.eta, inputs.step, grad) * (weights * steps).sum(0)
-        return step, {"m": m, "v": v, **own}
+        average, own = self.head(steps, own)
+        return -value_at(self.eta, inputs.step, grad) * average, {"m": m, "v": v, **own}
 
     @staticmethod
     def _per_adam(values: Tensor, grad: Tensor) -> Tensor:

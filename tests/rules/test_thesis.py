@@ -281,7 +281,7 @@ def test_linear_averages_are_algorithm_4(normalization, expected):
 @pytest.mark.parametrize("hidden_layers", [1, 2])
 def test_softmax_mlp_is_algorithm_4(hidden_layers):
     rule = make(SoftmaxMLP(hidden_layers, hidden_size=5))
-    layers = list(zip(rule.head.weights, rule.head.biases, strict=True))
+    layers = list(zip(rule.head.matrices, rule.head.biases, strict=True))
 
     def weights(steps):
         x = torch.tensor(steps, dtype=torch.float64)
@@ -306,7 +306,7 @@ def test_eta_may_follow_a_schedule():
 
 
 def test_one_adam_at_the_usual_timescale_is_torch_s():
-    rule = MultiscaleAdam(LinearAverage(), [(0.9, 0.999)], eta=0.05)
+    rule = MultiscaleAdam(LinearAverage(), [(0.9, 0.999)], eta=0.05).double()
     path = walk(rule, STARTS)
     theta = nn.Parameter(path[0].clone())
     optimizer = torch.optim.Adam([theta], lr=0.05)
@@ -325,13 +325,14 @@ def test_recurrent_heads_remember(cell):
     for parameter in head.parameters():
         nn.init.normal_(parameter)
     steps, other = torch.randn(3, 2, 5), torch.randn(3, 2, 5)
-    first, state = head(steps, head.init_state(steps[0]))
-    again, _ = head(steps, state)
+    first, state = head.weights(steps, head.init_state(steps[0]))
+    again, _ = head.weights(steps, state)
     _, elsewhere = head(other, head.init_state(steps[0]))
     torch.testing.assert_close(first.sum(0), torch.ones(2, 5))
     assert first.std(2).min() > 0
     assert not torch.allclose(first, again)
-    assert not torch.allclose(again, head(steps, elsewhere)[0])
+    assert not torch.allclose(again, head.weights(steps, elsewhere)[0])
+    torch.testing.assert_close(head(steps, state)[0], (again * steps).sum(0))
 
 
 RULES = {
