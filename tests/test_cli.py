@@ -345,7 +345,9 @@ def test_a_mistake_in_the_configuration_gets_one_sentence(
 
 @pytest.mark.parametrize("arguments", [[], ["fitt"]])
 def test_a_missing_or_unknown_command_names_those_there_are(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit, match=r"give one of the commands fit, validate, test, steps, sweep, transfer"):
+    with pytest.raises(
+        SystemExit, match=r"give one of the commands fit, validate, test, heatmap, steps, sweep, transfer"
+    ):
         main(arguments)
 
 

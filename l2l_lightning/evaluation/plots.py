@@ -60,6 +60,28 @@ def sweep(title: str, values: dict[str, dict[str, Result]]) -> Figure:
     return figure
 
 
+def heatmap(columns: dict[str, dict[str, Estimate]]) -> Figure:
+    """Means, each column divided by its largest finite one, the least darkest (figure 4.5 of Shahid 2017)."""
+    names = list(next(iter(columns.values())))
+    figure = Figure(figsize=(2 + 0.9 * len(columns), 1.5 + 0.45 * len(names)), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    means = torch.tensor([[columns[value][name].mean for value in columns] for name in names])
+    finite = torch.where(torch.isfinite(means), means, torch.nan)
+    shades = finite / torch.nan_to_num(finite, nan=0.0).amax(0).clamp_min(torch.finfo(finite.dtype).tiny)
+    image = axes.imshow(shades, cmap="gray", aspect="auto", vmin=0, vmax=1)
+    for row in range(len(names)):
+        for column in range(len(columns)):
+            shade = float(shades[row, column])
+            text = f"{float(means[row, column]):.3g}"
+            colour = "black" if shade != shade or shade > 0.5 else "white"
+            axes.text(column, row, text, ha="center", va="center", fontsize="x-small", color=colour)
+    axes.set_xticks(range(len(columns)), list(columns), rotation=30)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="learning rate", title="mean loss")
+    figure.colorbar(image, label="divided by the largest of the column")
+    return figure
+
+
 def _drawn(value: float) -> float:
     """nan, which matplotlib leaves out, for what is not finite."""
     return value if isfinite(value) else nan

@@ -132,6 +132,17 @@ def sweep_table(title: str, values: dict[str, dict[str, Summary]]) -> str:
     return _aligned(rows)
 
 
+def values_table(title: str, columns: dict[str, dict[str, Estimate]]) -> str:
+    """One row a contender and one column a value; the least of each column is marked with a star."""
+    names = list(next(iter(columns.values())))
+    rows = [[title, *columns]]
+    for name in names:
+        best = {value: min(estimates, key=lambda key: estimates[key].mean) for value, estimates in columns.items()}
+        cells = [f"{estimates[name]}{' *' if best[value] == name else ''}" for value, estimates in columns.items()]
+        rows.append([name, *cells])
+    return _aligned(rows)
+
+
 def _comparison(summaries: dict[str, Summary]) -> list[str]:
     """Best baseline with its rate, its mean loss, and the ratios of mean and final losses."""
     best = best_baseline(summaries)
