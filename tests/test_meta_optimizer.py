@@ -116,6 +116,24 @@ def test_a_diverged_problem_is_counted_and_replaced(tmp_path: Path) -> None:
     assert all(torch.isfinite(parameter).all() for parameter in module.rule.parameters())
 
 
+def test_solved_problems_and_runaways_restart_early_and_are_counted(tmp_path: Path) -> None:
+    """Each window ends all lives that would have lasted for 20, by either limit; without limits none."""
+    ages = {}
+    for name, limits in {"none": {}, "loss": {"reset_loss": 1e9}, "norm": {"reset_norm": 1e-9}}.items():
+        recorder = Recorder()
+        module = small.module(stagger=False, horizon=FixedHorizon(20), **limits)
+        small.trainer(tmp_path, recorder, max_epochs=1).fit(module, datamodule=small.data(windows_per_epoch=4))
+        ages[name] = [age[0] for age in recorder.ages]
+        assert module.early_resets == (0 if name == "none" else 4 * 8)
+        assert module.divergences == 0
+    assert ages == {"none": [0, 5, 10, 15], "loss": [0] * 4, "norm": [0] * 4}
+
+
+def test_limits_that_are_not_positive_are_refused() -> None:
+    with pytest.raises(InputError, match=r"reset_norm must be a positive number, got -1.0"):
+        small.module(reset_norm=-1.0)
+
+
 def test_a_meta_gradient_that_is_not_finite_skips_the_step_and_is_counted(tmp_path: Path) -> None:
     class Poison(Callback):
         def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
