@@ -26,7 +26,7 @@ SECOND_DECAY = 0.999
 
 def normalize(history: Tensor) -> Tensor:
     """Histories (k, ..., n) divided by the largest magnitude of each coordinate; zeros stay zeros."""
-    largest = torch.linalg.vector_norm(history, torch.inf, 0)
+    largest = history.abs().amax(0)  # vector_norm takes fifty times as long along the first dimension
     return history / largest.clamp_min(torch.finfo(history.dtype).tiny)
 
 
