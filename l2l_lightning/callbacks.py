@@ -97,7 +97,7 @@ class ComparisonReport(Callback):
         ratio = ratio_to_best_baseline(summaries)
         if ratio == ratio:
             print(f"mean loss of the learned rule / best baseline: {ratio:.3f}")
-        if trainer.log_dir is None:
+        if trainer.logger is None or trainer.log_dir is None:  # without a logger log_dir is the working directory
             return
         folder = Path(trainer.log_dir)
         folder.mkdir(parents=True, exist_ok=True)

@@ -32,9 +32,11 @@ STUDIES = {"heatmap": heatmap, "steps": steps, "sweep": sweep, "transfer": trans
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration beside the run; a resumed run adds a file of its own."""
+    """Saves the configuration beside the run; a resumed run adds a file of its own, a run without a folder none."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.logger is None:
+            return
         count = 0
         while not self.already_saved and Path(trainer.log_dir or ".", self.config_filename).exists():
             count += 1

@@ -89,6 +89,15 @@ def test_the_configuration_says_how_many_threads_torch_uses(runs: Path, tmp_path
         torch.set_num_threads(before)
 
 
+def test_a_run_without_a_logger_leaves_nothing_in_the_working_directory(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    best = str(run / "checkpoints" / "best.ckpt")
+    main(["validate", "--config", str(small.CONFIG), "--ckpt_path", best, "--trainer.logger", "false"])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_a_trained_checkpoint_is_compared_beside_its_run_and_nothing_is_overwritten(
     runs: Path, run: Path, command: str, capsys: pytest.CaptureFixture

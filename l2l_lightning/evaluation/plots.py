@@ -68,7 +68,7 @@ def heatmap(columns: dict[str, dict[str, Estimate]]) -> Figure:
     means = torch.tensor([[columns[value][name].mean for value in columns] for name in names])
     finite = torch.where(torch.isfinite(means), means, torch.nan)
     shades = finite / torch.nan_to_num(finite, nan=0.0).amax(0).clamp_min(torch.finfo(finite.dtype).tiny)
-    image = axes.imshow(shades, cmap="gray", aspect="auto", vmin=0, vmax=1)
+    image = axes.imshow(shades.numpy(), cmap="gray", aspect="auto", vmin=0, vmax=1)
     for row in range(len(names)):
         for column in range(len(columns)):
             shade = float(shades[row, column])
