@@ -165,7 +165,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         if not args or not (args[0].startswith("-") or args[0] in (*COMMANDS, *STUDIES)):
             raise InputError(f"give one of the commands {', '.join((*COMMANDS, *STUDIES))}; l2l --help says more.")
-        if args and args[0] in STUDIES:
+        if args[0] in STUDIES:
             STUDIES[args[0]].main(args[1:], run)
         else:
             run(args)

@@ -182,14 +182,15 @@ class MetaOptimizerModule(L.LightningModule):
 
     def _end_early(self, inner: InnerState, loss: Tensor) -> None:
         """End the lives of problems that are solved or have run away; section 2.2 of Shahid 2017."""
+        if self.reset_loss is None and self.reset_norm is None:
+            return
         over = torch.zeros_like(inner.diverged)
         if self.reset_loss is not None:
             over |= loss < self.reset_loss
         if self.reset_norm is not None:
             over |= inner.theta.norm(dim=-1) > self.reset_norm
-        if self.reset_loss is not None or self.reset_norm is not None:
-            self.early_resets += int((over & ~inner.due).sum())
-            inner.lifetime = torch.where(over, inner.age, inner.lifetime)
+        self.early_resets += int((over & ~inner.due).sum())
+        inner.lifetime = torch.where(over, inner.age, inner.lifetime)
 
     @property
     def _logs_now(self) -> bool:

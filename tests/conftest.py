@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small
 import torch
 from hypothesis import settings
 
@@ -45,3 +46,16 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cifar_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder that holds cifar-10-batches-py, a subset whose md5 is not the original's."""
     return _data_root("cifar-10-batches-py/data_batch_1", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit of quadratic_smoke.yaml; the folder above logs' names."""
+    folder = tmp_path_factory.mktemp("runs")
+    small.l2l("fit", folder)
+    return folder
+
+
+@pytest.fixture
+def run(runs: Path) -> Path:
+    return runs / "quadratic_smoke" / "version_0"

@@ -57,12 +57,12 @@ class HandmadeRule(UpdateRule):
                 raise InputError(f"{type(self).__name__}: {name} must be in [0, 1), got {value!r}.")
 
 
-def _mean_square(decay: float, mean: Tensor, grad: Tensor) -> Tensor:
+def mean_square(decay: float, mean: Tensor, grad: Tensor) -> Tensor:
     """decay * mean + (1 - decay) * grad^2; ``torch.lerp`` would make inf - inf of a square that overflows."""
     return decay * mean + (1 - decay) * grad.square()
 
 
-def _bias_correction(beta: float, inputs: RuleInput) -> Tensor:
+def bias_correction(beta: float | Tensor, inputs: RuleInput) -> Tensor:
     """1 - beta^t with t = 1 at the first step, shape (..., 1)."""
     t = (inputs.step + 1).to(inputs.theta.dtype).unsqueeze(-1)
     return 1 - beta**t
@@ -158,7 +158,7 @@ class RMSprop(HandmadeRule):
         self.alpha, self.eps = alpha, eps
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
-        v = _mean_square(self.alpha, state["square"], inputs.grad)
+        v = mean_square(self.alpha, state["square"], inputs.grad)
         return -self.rate * inputs.grad / (v.sqrt() + self.eps), {"square": v}
 
 
@@ -185,9 +185,9 @@ class Adam(HandmadeRule):
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         m = torch.lerp(inputs.grad, state["mean"], self.beta1)
-        v = _mean_square(self.beta2, state["square"], inputs.grad)
-        m_hat = m / _bias_correction(self.beta1, inputs)
-        v_hat = v / _bias_correction(self.beta2, inputs)
+        v = mean_square(self.beta2, state["square"], inputs.grad)
+        m_hat = m / bias_correction(self.beta1, inputs)
+        v_hat = v / bias_correction(self.beta2, inputs)
         return -self.rate * m_hat / (v_hat.sqrt() + self.eps), {"mean": m, "square": v}
 
 
@@ -215,4 +215,4 @@ class Adamax(HandmadeRule):
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         m = torch.lerp(inputs.grad, state["mean"], self.beta1)
         u = torch.maximum(self.beta2 * state["largest"], inputs.grad.abs() + self.eps)
-        return -self.rate * m / (_bias_correction(self.beta1, inputs) * u), {"mean": m, "largest": u}
+        return -self.rate * m / (bias_correction(self.beta1, inputs) * u), {"mean": m, "largest": u}

@@ -12,7 +12,8 @@ from l2l_lightning.core.errors import InputError, check_choice, check_positive, 
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
-from l2l_lightning.rules.recurrent import Cell, GRUCell, LSTMCell
+from l2l_lightning.rules.handmade import bias_correction
+from l2l_lightning.rules.recurrent import Cell, GRUCell, LSTMCell, init_layers, run_layers
 from l2l_lightning.rules.schedules import Schedule, check_schedule, value_at
 
 # Table 4.1: (beta1, beta2); the thesis drops the last one for k = 5.
@@ -125,19 +126,11 @@ class SoftmaxRecurrent(Head):
         self.bias = nn.Parameter(torch.zeros(inputs, 1))
 
     def init_state(self, theta: Tensor) -> RuleState:
-        leaves = self.cells_by_name[self.cell].leaves
-        names = [f"{leaf}{layer}" for layer in range(self.layers) for leaf in leaves]
-        return {name: theta.new_zeros(self.hidden_size, *theta.shape) for name in names}
+        return init_layers(self.cells, theta)
 
     def weights(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
         """Weights (k, ..., n), which sum to one, and the new state."""
-        x, new_state = steps.flatten(1), {}
-        for layer, cell in enumerate(self.cells):
-            names = [f"{leaf}{layer}" for leaf in cell.leaves]  # type: ignore[union-attr]
-            hidden = cell(x, *(state[name].flatten(1) for name in names))
-            shape = steps.shape[1:]
-            new_state.update({name: leaf.view(-1, *shape) for name, leaf in zip(names, hidden, strict=True)})
-            x = hidden[0]
+        x, new_state = run_layers(self.cells, steps, state)
         return torch.addmm(self.bias, self.weight, x).softmax(0).view(steps.shape), new_state
 
     def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
@@ -193,13 +186,12 @@ class MultiscaleAdam(UpdateRule):
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         grad = inputs.grad
         beta1, beta2 = (self._per_adam(beta, grad) for beta in (self._beta1, self._beta2))  # (k, 1, ..., 1)
-        t = (inputs.step + 1).to(grad.dtype).unsqueeze(-1)  # (..., 1)
         m = torch.lerp(grad, state["m"], beta1)
         # A square that overflows would make inf - inf.
         v = torch.lerp(grad.square().clamp_max(torch.finfo(grad.dtype).max), state["v"], beta2)
         # Both bias corrections as factors (k, ..., 1), so that few operations touch all k n values.
-        correction = (1 - beta2**t).sqrt()
-        steps = m * (correction / (1 - beta1**t)) / (v.sqrt() + self.eps * correction)
+        root = bias_correction(beta2, inputs).sqrt()
+        steps = m * (root / bias_correction(beta1, inputs)) / (v.sqrt() + self.eps * root)
         own = {name: leaf for name, leaf in state.items() if name not in ("m", "v")}
         average, own = self.head(steps, own)
         return -value_at(self.eta, inputs.step, grad) * average, {"m": m, "v": v, **own}

@@ -14,7 +14,7 @@ from l2l_lightning.core.errors import InputError, check_choice, check_non_negati
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
-from l2l_lightning.rules.handmade import HandmadeRule
+from l2l_lightning.rules.handmade import HandmadeRule, bias_correction, mean_square
 from l2l_lightning.rules.noise import gaussian, salt
 from l2l_lightning.rules.schedules import Schedule, check_schedule, value_at
 
@@ -146,6 +146,7 @@ class NormalizedInputs(UpdateRule):
     1/9, ... 1. ``tanh`` has one output.
 
     Args:
+        k: length of the history.
         eta_min: least extent of the history, a number or a schedule; to be tuned anew for evaluation.
         reference: where steps start: the middle of the history, or the current position.
         output: how delta is read.
@@ -162,15 +163,15 @@ class NormalizedInputs(UpdateRule):
 
     def __init__(
         self,
-        k: int,
-        eta_min: float | Schedule,
-        reference: Reference,
-        output: Output,
-        hidden_size: int,
-        positions: bool,
-        second_moment: bool,
-        step_range: float,
-        noise: float,
+        k: int = 5,
+        eta_min: float | Schedule = 1e-4,
+        reference: Reference = "midpoint",
+        output: Output = "softmax",
+        hidden_size: int = 50,
+        positions: bool = False,
+        second_moment: bool = False,
+        step_range: float = 1.0,
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
         check_positive_int(self, k=k, hidden_size=hidden_size)
@@ -203,10 +204,8 @@ class NormalizedInputs(UpdateRule):
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         positions, grads, new_state = self.history.update(inputs, state)
         if self.second_moment:
-            t = (inputs.step + 1).to(grads.dtype).unsqueeze(-1)
-            v = SECOND_DECAY * state["v"] + (1 - SECOND_DECAY) * inputs.grad.square()
-            new_state["v"] = v
-            seen = grads / ((v / (1 - SECOND_DECAY**t)).sqrt() + 1e-8)
+            new_state["v"] = mean_square(SECOND_DECAY, state["v"], inputs.grad)
+            seen = grads / ((new_state["v"] / bias_correction(SECOND_DECAY, inputs)).sqrt() + 1e-8)
         else:
             seen = normalize(grads)
         delta = self.delta(torch.cat((seen, normalize(positions))) if self.positions else seen)
@@ -231,33 +230,7 @@ class NormalizedInputs(UpdateRule):
 
 
 class KTimesteps(NormalizedInputs):
-    """``NormalizedInputs`` on the last k positions and gradients (section 3.4); memory 2 k n.
-
-    Args:
-        k: length of the history.
-        eta_min: least extent of the history, a number or a schedule; to be tuned anew for evaluation.
-        reference: where steps start: the middle of the history, or the current position.
-        output: ``softmax`` over signs and magnitudes, or ``tanh``.
-        hidden_size: units of the hidden layer.
-        positions: let the network see the normalized positions, too.
-        second_moment: divide gradients by the root of their mean square instead of their largest magnitude.
-        step_range: delta lies between plus and minus this number.
-        noise: standard deviation of the Gaussian noise on delta.
-    """
-
-    def __init__(
-        self,
-        k: int = 5,
-        eta_min: float | Schedule = 1e-4,
-        reference: Reference = "midpoint",
-        output: Output = "softmax",
-        hidden_size: int = 50,
-        positions: bool = False,
-        second_moment: bool = False,
-        step_range: float = 1.0,
-        noise: float = 0.0,
-    ) -> None:
-        super().__init__(k, eta_min, reference, output, hidden_size, positions, second_moment, step_range, noise)
+    """``NormalizedInputs`` on the last k positions and gradients (section 3.4); memory 2 k n."""
 
     @property
     def history(self) -> Timesteps:

@@ -4,6 +4,7 @@ Features come first: a hidden layer of all problems and coordinates is one matri
 textbook's batch as columns, so that every gate is contiguous and a layer is one product.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -144,6 +145,26 @@ class _LSTMFunction(torch.autograd.Function):
         )
 
 
+def init_layers(cells: Iterable[nn.Module], theta: Tensor) -> RuleState:
+    """Zeros for every hidden leaf of stacked cells: (H, ..., n) under the leaf's name and the layer's number."""
+    return {
+        f"{leaf}{layer}": theta.new_zeros(cell.hidden_size, *theta.shape)  # type: ignore[call-overload]
+        for layer, cell in enumerate(cells)
+        for leaf in cell.leaves  # type: ignore[union-attr]
+    }
+
+
+def run_layers(cells: Iterable[nn.Module], features: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+    """Features (F, ..., n) -> the last cell's output (H, rows), and the new state."""
+    x, shape, new_state = features.flatten(1), features.shape[1:], {}
+    for layer, cell in enumerate(cells):
+        names = [f"{leaf}{layer}" for leaf in cell.leaves]  # type: ignore[union-attr]
+        hidden = cell(x, *(state[name].flatten(1) for name in names))
+        new_state.update({name: leaf.view(-1, *shape) for name, leaf in zip(names, hidden, strict=True)})
+        x = hidden[0]
+    return x, new_state
+
+
 class CoordinatewiseNetwork(UpdateRule):
     """Preprocessed gradient -> recurrent layers -> linear head -> step, for every coordinate alone.
 
@@ -183,23 +204,12 @@ class CoordinatewiseNetwork(UpdateRule):
         self.head_bias = nn.Parameter(torch.zeros(1, 1))
 
     def init_state(self, theta: Tensor) -> RuleState:
-        return {
-            f"{leaf}{layer}": theta.new_zeros(self.hidden_size, *theta.shape)
-            for layer in range(self.layers)
-            for leaf in self.cell.leaves
-        }
+        return init_layers(self.cells, theta)
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
-        shape = inputs.grad.shape
-        x = self.preprocessing(inputs.grad).flatten(1)
-        new_state = {}
-        for layer, cell in enumerate(self.cells):
-            names = [f"{leaf}{layer}" for leaf in self.cell.leaves]
-            hidden = cell(x, *(state[name].flatten(1) for name in names))
-            new_state.update({name: leaf.view(-1, *shape) for name, leaf in zip(names, hidden, strict=True)})
-            x = hidden[0]
+        x, new_state = run_layers(self.cells, self.preprocessing(inputs.grad), state)
         step = torch.addmm(self.head_bias, self.head_weight, x) * self.output_scale
-        return step.view(shape), new_state
+        return step.view(inputs.grad.shape), new_state
 
 
 class CoordinatewiseRNN(CoordinatewiseNetwork):

@@ -1,1 +1,1 @@
-"""Commands that make one table and one figure out of several runs."""
+"""Commands beside ``fit``, ``validate`` and ``test``, most of which make one table and one figure of several runs."""
