@@ -6,13 +6,11 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from l2l_lightning.core.errors import InputError, check_choice, check_positive, check_positive_int
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
-from l2l_lightning.rules.handmade import bias_correction
 from l2l_lightning.rules.recurrent import Cell, GRUCell, LSTMCell, init_layers, run_layers
 from l2l_lightning.rules.schedules import Schedule, check_schedule, value_at
 
@@ -66,7 +64,7 @@ class LinearAverage(Head):
         return size / size.sum()
 
     def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
-        return torch.tensordot(self.weights, steps, 1), state
+        return (self.weights @ steps.flatten(1)).view(steps.shape[1:]), state
 
 
 class SoftmaxMLP(Head):
@@ -94,7 +92,7 @@ class SoftmaxMLP(Head):
         """Weights (k, ..., n), which sum to one."""
         x = steps.flatten(1)
         for layer, (weight, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            x = torch.addmm(bias, weight, F.relu(x) if layer else x)
+            x = torch.addmm(bias, weight, x.relu_() if layer else x)
         return x.softmax(0).view(steps.shape)
 
     def forward(self, steps: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
@@ -141,7 +139,8 @@ class SoftmaxRecurrent(Head):
 class MultiscaleAdam(UpdateRule):
     """A learned average of k Adams: step = -eta * sum_i w_i m_i / (sqrt(v_i) + eps), all bias-corrected.
 
-    Algorithms 4 and 5 of Shahid 2017. State leaves are ``m`` and ``v``, (k, ..., n) each, and those of the head.
+    Algorithms 4 and 5 of Shahid 2017. State leaves are the bias-corrected ``m`` and ``v``, (k, ..., n) each, and those of
+    the head.
 
     Args:
         head: how the weights come about; LA_b where none is given.
@@ -153,8 +152,7 @@ class MultiscaleAdam(UpdateRule):
         InputError: for no timescales, or decays outside [0, 1).
     """
 
-    _beta1: Tensor
-    _beta2: Tensor
+    _betas: Tensor
 
     def __init__(
         self,
@@ -175,9 +173,8 @@ class MultiscaleAdam(UpdateRule):
         self.head = LinearAverage() if head is None else head
         self.head.build(len(self.timescales))
         self.eta, self.eps = eta, eps
-        beta1, beta2 = torch.tensor(self.timescales, dtype=torch.float64).unbind(1)
-        self.register_buffer("_beta1", beta1, persistent=False)
-        self.register_buffer("_beta2", beta2, persistent=False)
+        betas = torch.tensor(self.timescales, dtype=torch.float64).T
+        self.register_buffer("_betas", betas, persistent=False)
 
     def init_state(self, theta: Tensor) -> RuleState:
         shape = (len(self.timescales), *theta.shape)
@@ -185,17 +182,20 @@ class MultiscaleAdam(UpdateRule):
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         grad = inputs.grad
-        beta1, beta2 = (self._per_adam(beta, grad) for beta in (self._beta1, self._beta2))  # (k, 1, ..., 1)
-        m = torch.lerp(grad, state["m"], beta1)
+        rate1, rate2 = self._rates(inputs)
+        m = torch.lerp(state["m"], grad, rate1)
         # A square that overflows would make inf - inf.
-        v = torch.lerp(grad.square().clamp_max(torch.finfo(grad.dtype).max), state["v"], beta2)
-        # Both bias corrections as factors (k, ..., 1), so that few operations touch all k n values.
-        root = bias_correction(beta2, inputs).sqrt()
-        steps = m * (root / bias_correction(beta1, inputs)) / (v.sqrt() + self.eps * root)
+        v = torch.lerp(state["v"], grad.square().clamp_max(torch.finfo(grad.dtype).max), rate2)
+        steps = m / (v.sqrt() + self.eps)
         own = {name: leaf for name, leaf in state.items() if name not in ("m", "v")}
         average, own = self.head(steps, own)
         return -value_at(self.eta, inputs.step, grad) * average, {"m": m, "v": v, **own}
 
-    @staticmethod
-    def _per_adam(values: Tensor, grad: Tensor) -> Tensor:
-        return values.to(grad.dtype).view(-1, *[1] * grad.dim())
+    def _rates(self, inputs: RuleInput) -> Tensor:
+        """(1 - beta) / (1 - beta^t), (2, k, ..., 1): averages that move at these rates are bias-corrected ones.
+
+        Dividing by 1 - beta^t in every step would touch all k n values once more.
+        """
+        betas = self._betas.view(2, -1, *[1] * inputs.grad.dim())
+        t = (inputs.step + 1).unsqueeze(-1)
+        return ((1 - betas) / (1 - betas**t)).to(inputs.grad.dtype)
