@@ -20,7 +20,7 @@ from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStep
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
 from l2l_lightning.meta_optimizer import MetaOptimizerModule
-from l2l_lightning.studies import heatmap, steps, sweep, transfer
+from l2l_lightning.studies import heatmap, steps, sweep, transfer, weights
 
 CHECKPOINTS = "checkpoints"
 COMMANDS = {
@@ -28,7 +28,7 @@ COMMANDS = {
     "validate": "Compare a trained rule with tuned baselines on the validation problems.",
     "test": "Compare a trained rule with tuned baselines on the test problems.",
 }
-STUDIES = {"heatmap": heatmap, "steps": steps, "sweep": sweep, "transfer": transfer}
+STUDIES = {"heatmap": heatmap, "steps": steps, "sweep": sweep, "transfer": transfer, "weights": weights}
 
 
 class SaveConfig(SaveConfigCallback):

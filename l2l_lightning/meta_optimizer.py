@@ -59,6 +59,8 @@ class MetaOptimizerModule(L.LightningModule):
         objective: weights and transform of the meta-loss; the plain mean over the window where none is given.
         second_order: differentiate through the optimizees' gradients; slower, and rarely better.
         baselines: hand-made contenders and the grid of their learning rates; all of them where none is given.
+        rates: of the learned rule (its ``eta``, ``eta_min``, ``lr`` or ``output_scale``): before each validation and
+            test the best of them on the tuning problems is taken, as for the baselines; its own where none are given.
         optimizer: outer optimizer; Adam with a rate of 1e-3 where none is given.
         lr_scheduler: schedule of the outer learning rate, stepped after every window.
         init_from: a training checkpoint from which phi starts, of any optimizee.
@@ -80,6 +82,7 @@ class MetaOptimizerModule(L.LightningModule):
         objective: Objective | None = None,
         second_order: bool = False,
         baselines: Baselines | None = None,
+        rates: list[float] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = _adam,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         init_from: str | None = None,
@@ -111,7 +114,7 @@ class MetaOptimizerModule(L.LightningModule):
         self.divergences = 0
         self.early_resets = 0
         self.skipped_steps = 0
-        self.comparison = HeldOutComparison(rule, self.problems, baselines or Baselines())
+        self.comparison = HeldOutComparison(rule, self.problems, baselines or Baselines(), rates or ())
         self.results: dict[str, Result] = {}  # of the newest validation or test
         self._race: Race | None = None
 

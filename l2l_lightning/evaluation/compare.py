@@ -37,7 +37,7 @@ class Contender:
     Attributes:
         name: how tables and charts call it.
         rule: the rule.
-        learning_rate: the tuned rate of a hand-made rule, None for a learned one.
+        learning_rate: its tuned rate, None where it was not tuned.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Result:
     """How a contender did on V problems.
 
     Attributes:
-        learning_rate: the tuned rate of a hand-made rule, None for a learned one.
+        learning_rate: the contender's tuned rate, None where it was not tuned.
         curve: (T+1, V) losses on the data stream, inf from the point on where a problem diverged.
         metrics: the optimizee's metrics of the final parameters on held-out data, each (V,).
     """
@@ -138,6 +138,16 @@ def _named(rules: Sequence[HandmadeRule]) -> dict[str, HandmadeRule]:
     return named
 
 
+def tuned_rate(rule: UpdateRule, grid: Iterable[float], problems: Problems, windows: Iterable[Window]) -> float:
+    """The rate of the grid with the smallest mean loss over the trajectories of the tuning problems.
+
+    A rate that diverges on any of them loses to every rate that does not; the smallest wins where all do.
+    """
+    contenders = [Contender(str(rate), rule.with_rate(rate), rate) for rate in sorted(grid)]
+    results = race(contenders, problems, windows, Split.TUNING)
+    return float(min(results, key=lambda name: float(results[name].curve.mean())))
+
+
 class Baselines:
     """Hand-made rules to be compared with, their learning rates chosen on a grid.
 
@@ -158,17 +168,8 @@ class Baselines:
         self.rules = _named(defaults if rules is None else rules)
 
     def tune(self, problems: Problems, windows: Iterable[Window]) -> dict[str, float]:
-        """Name -> the rate with the smallest mean loss over the trajectories of the tuning problems.
-
-        A rate that diverges on any of them loses to every rate that does not; the smallest wins where all do.
-        """
-        rates = {}
-        for name, rule in self.rules.items():
-            grid = [Contender(str(rate), rule.with_rate(rate), rate) for rate in sorted(self.learning_rates)]
-            results = race(grid, problems, windows, Split.TUNING)
-            best = min(grid, key=lambda contender: float(results[contender.name].curve.mean()))
-            rates[name] = float(best.name)
-        return rates
+        """Name -> the best of the learning rates on the tuning problems."""
+        return {name: tuned_rate(rule, self.learning_rates, problems, windows) for name, rule in self.rules.items()}
 
     def contenders(self, rates: dict[str, float]) -> list[Contender]:
         """The rules at the given rates."""
@@ -197,13 +198,23 @@ class HeldOutComparison:
         rule: the learned rule.
         problems: the optimizee.
         baselines: the hand-made contenders.
+        learned_rates: rates of the learned rule (see ``UpdateRule.with_rate``) that are tried on the tuning problems
+            before every race; none: it runs with its own.
 
     Attributes:
-        rates: tuned learning rates by name, empty before the first comparison.
+        rates: tuned learning rates of the baselines by name, empty before the first comparison.
+
+    Raises:
+        InputError: for rates of a rule that has none to tune, or rates that are not positive.
     """
 
-    def __init__(self, rule: UpdateRule, problems: Problems, baselines: Baselines) -> None:
-        self.learned = Contender(LEARNED, rule)
+    def __init__(
+        self, rule: UpdateRule, problems: Problems, baselines: Baselines, learned_rates: Sequence[float] = ()
+    ) -> None:
+        for rate in learned_rates:
+            rule.with_rate(rate)
+        self.rule = rule
+        self.learned_rates = learned_rates
         self.problems = problems
         self.baselines = baselines
         self.rates: dict[str, float] = {}
@@ -211,13 +222,19 @@ class HeldOutComparison:
 
     def start(self, window: Window, split: Split, tuning_windows: Iterable[Window] | None) -> Race:
         """A race on the split's problems, with the baselines unless they ran before or cannot be tuned."""
-        contenders = [self.learned]
+        contenders = [self._learned(tuning_windows)]
         if split not in self._finished and tuning_windows is not None:
             if not self.rates and self.baselines.rules:
                 rank_zero_info(f"Tuning the learning rates of {', '.join(self.baselines.rules)} ...")
                 self.rates = self.baselines.tune(self.problems, tuning_windows)
             contenders += self.baselines.contenders(self.rates)
         return Race(contenders, self.problems, window, split)
+
+    def _learned(self, tuning_windows: Iterable[Window] | None) -> Contender:
+        if not self.learned_rates or tuning_windows is None:
+            return Contender(LEARNED, self.rule)
+        rate = tuned_rate(self.rule, self.learned_rates, self.problems, tuning_windows)
+        return Contender(LEARNED, self.rule.with_rate(rate), rate)
 
     def finish(self, race: Race, split: Split, held_out_data: Iterable[Data]) -> dict[str, Result]:
         """Results of all contenders, those of earlier races included."""

@@ -99,7 +99,7 @@ def table(summaries: dict[str, Summary]) -> str:
         rate = "-" if summary.learning_rate is None else f"{summary.learning_rate:g}"
         figures = [summary.final_loss, summary.mean_loss, *(summary.metrics[metric] for metric in metrics)]
         rows.append([name, rate, *map(str, figures), _diverged(summary)])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def transfer_table(targets: dict[str, dict[str, Summary]], coordinates: dict[str, int]) -> str:
@@ -120,7 +120,7 @@ def transfer_table(targets: dict[str, dict[str, Summary]], coordinates: dict[str
         learned = summaries[LEARNED]
         figures = [f"{coordinates[target]:,}", str(learned.mean_loss), *_comparison(summaries), _diverged(learned)]
         rows.append([target, *figures])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def sweep_table(title: str, values: dict[str, dict[str, Summary]]) -> str:
@@ -129,7 +129,7 @@ def sweep_table(title: str, values: dict[str, dict[str, Summary]]) -> str:
     for value, summaries in values.items():
         learned, (baseline, _, *ratios) = summaries[LEARNED], _comparison(summaries)
         rows.append([value, str(learned.final_loss), str(learned.mean_loss), baseline, *ratios, _diverged(learned)])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def values_table(title: str, columns: dict[str, dict[str, Estimate]]) -> str:
@@ -140,7 +140,7 @@ def values_table(title: str, columns: dict[str, dict[str, Estimate]]) -> str:
         best = {value: min(estimates, key=lambda key: estimates[key].mean) for value, estimates in columns.items()}
         cells = [f"{estimates[name]}{' *' if best[value] == name else ''}" for value, estimates in columns.items()]
         rows.append([name, *cells])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _comparison(summaries: dict[str, Summary]) -> list[str]:
@@ -156,7 +156,7 @@ def _diverged(summary: Summary) -> str:
     return f"{summary.diverged}/{summary.problems}"
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]]) -> str:
     """Rows, the first being the head, as Markdown."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

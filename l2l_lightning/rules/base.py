@@ -1,10 +1,15 @@
 """What an update rule is."""
 
+import copy
+from typing import ClassVar, Self
+
 from torch import Tensor, nn
 
 from l2l_lightning.core.coordinates import CoordinateLayout
+from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.core.unroll import RuleInput
+from l2l_lightning.rules.schedules import Schedule, check_schedule
 
 
 class UpdateRule(nn.Module):
@@ -12,7 +17,25 @@ class UpdateRule(nn.Module):
 
     Rules keep nothing on ``self`` between calls: state goes in and comes out. Every argument of ``__init__`` is kept as
     an attribute of the same name, so that a checkpoint can describe the rule.
+
+    Attributes:
+        rate_argument: name of the argument that scales the steps and may be tuned after training, None without one.
     """
+
+    rate_argument: ClassVar[str | None] = None
+
+    def with_rate(self, rate: float | Schedule) -> Self:
+        """A copy with another ``rate_argument``.
+
+        Raises:
+            InputError: for a rate that is not positive, or a rule without one.
+        """
+        if self.rate_argument is None:
+            raise InputError(f"{type(self).__name__} has no rate that could be tuned.")
+        check_schedule(self, **{self.rate_argument: rate})
+        other = copy.deepcopy(self)
+        setattr(other, self.rate_argument, rate)
+        return other
 
     def bind(self, layout: CoordinateLayout) -> None:
         """Learn names, shapes and slices of the parameters; only rules that need them override this."""

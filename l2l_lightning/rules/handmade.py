@@ -1,6 +1,5 @@
 """Hand-made optimizers as update rules, with the definitions and defaults of ``torch.optim``."""
 
-import copy
 import math
 from typing import Self
 
@@ -24,6 +23,7 @@ class HandmadeRule(UpdateRule):
         InputError: for a rate that is not positive or a coefficient outside its range.
     """
 
+    rate_argument = "lr"
     state_leaves: tuple[str, ...] = ()
 
     def __init__(self, lr: float, trainable: bool = False) -> None:
@@ -39,11 +39,11 @@ class HandmadeRule(UpdateRule):
         """The learning rate in force."""
         return self.log_lr.exp() if self.trainable else self.lr
 
-    def with_rate(self, lr: float) -> Self:
-        """A copy with another, untrained learning rate."""
-        check_positive(self, lr=lr)
-        other = copy.deepcopy(self)
-        other.lr, other.trainable = lr, False
+    def with_rate(self, rate: float) -> Self:  # type: ignore[override]
+        """A copy with another, untrained learning rate, which is a plain number here."""
+        check_positive(self, lr=rate)
+        other = super().with_rate(rate)
+        other.trainable = False
         if self.trainable:
             del other.log_lr
         return other

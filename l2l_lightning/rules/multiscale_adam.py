@@ -139,8 +139,8 @@ class SoftmaxRecurrent(Head):
 class MultiscaleAdam(UpdateRule):
     """A learned average of k Adams: step = -eta * sum_i w_i m_i / (sqrt(v_i) + eps), all bias-corrected.
 
-    Algorithms 4 and 5 of Shahid 2017. State leaves are the bias-corrected ``m`` and ``v``, (k, ..., n) each, and those of
-    the head.
+    Algorithms 4 and 5 of Shahid 2017. State leaves are the bias-corrected ``m`` and ``v``, (k, ..., n) each, and those
+    of the head.
 
     Args:
         head: how the weights come about; LA_b where none is given.
@@ -152,6 +152,7 @@ class MultiscaleAdam(UpdateRule):
         InputError: for no timescales, or decays outside [0, 1).
     """
 
+    rate_argument = "eta"
     _betas: Tensor
 
     def __init__(

@@ -170,6 +170,8 @@ class NormalizedInputs(UpdateRule):
         InputError: for numbers that are not positive, or an unknown word.
     """
 
+    rate_argument = "eta_min"
+
     def __init__(
         self,
         k: int = 5,
@@ -229,10 +231,8 @@ class NormalizedInputs(UpdateRule):
         x = features.flatten(1)  # features first, as everywhere: (F, rows)
         x = torch.addmm(self.hidden.bias.unsqueeze(1), self.hidden.weight, x).relu_()
         x = torch.addmm(self.readout.bias.unsqueeze(1), self.readout.weight, x)
-        if self.output == "tanh":
-            delta = x[0].tanh()
-        else:
-            delta = ((x[0] - x[1]) / 2).tanh() * _expectation(x[2:])  # a softmax over two is a tanh
+        # A softmax over two signs is a tanh.
+        delta = x[0].tanh() if self.output == "tanh" else ((x[0] - x[1]) / 2).tanh() * _expectation(x[2:])
         return self.step_range * delta.view(features.shape[1:])
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from l2l_lightning.core.errors import check_positive, check_positive_int
+from l2l_lightning.core.errors import check_positive_int
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
 from l2l_lightning.rules.preprocessing import LogAndSign, Preprocessing
+from l2l_lightning.rules.schedules import Schedule, check_schedule, value_at
 
 
 class Cell(nn.Module):
@@ -174,25 +175,26 @@ class CoordinatewiseNetwork(UpdateRule):
     Args:
         layers: number of recurrent layers.
         hidden_size: units of each layer.
-        output_scale: factor on the head's output; 0.01 keeps the first steps small.
+        output_scale: factor on the head's output, a number or a schedule; 0.01 keeps the first steps small.
         preprocessing: how gradients are presented to the network; LogAndSign with p = 10 where none is given.
 
     Raises:
         InputError: for sizes that are not positive integers or a scale that is not positive.
     """
 
+    rate_argument = "output_scale"
     cell: ClassVar[type[Cell]]
 
     def __init__(
         self,
         layers: int = 2,
         hidden_size: int = 20,
-        output_scale: float = 0.01,
+        output_scale: float | Schedule = 0.01,
         preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
         check_positive_int(self, layers=layers, hidden_size=hidden_size)
-        check_positive(self, output_scale=output_scale)
+        check_schedule(self, output_scale=output_scale)
         self.layers = layers
         self.hidden_size = hidden_size
         self.output_scale = output_scale
@@ -208,8 +210,8 @@ class CoordinatewiseNetwork(UpdateRule):
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         x, new_state = run_layers(self.cells, self.preprocessing(inputs.grad), state)
-        step = torch.addmm(self.head_bias, self.head_weight, x) * self.output_scale
-        return step.view(inputs.grad.shape), new_state
+        step = torch.addmm(self.head_bias, self.head_weight, x)
+        return step.view(inputs.grad.shape) * value_at(self.output_scale, inputs.step, step), new_state
 
 
 class CoordinatewiseRNN(CoordinatewiseNetwork):
@@ -230,7 +232,7 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
     Args:
         layers: number of recurrent layers.
         hidden_size: units of each layer.
-        output_scale: factor on the head's output.
+        output_scale: factor on the head's output, a number or a schedule.
         preprocessing: how gradients are presented to the network; LogAndSign with p = 10 where none is given.
         forget_bias: initial bias of the forget gates; 1 lets the state pass at the start of training.
     """
@@ -241,7 +243,7 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
         self,
         layers: int = 2,
         hidden_size: int = 20,
-        output_scale: float = 0.01,
+        output_scale: float | Schedule = 0.01,
         preprocessing: Preprocessing | None = None,
         forget_bias: float = 1.0,
     ) -> None:

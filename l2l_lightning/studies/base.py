@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from matplotlib.figure import Figure
 
+from l2l_lightning import checkpoint
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.rules import UpdateRule
 
 Run = Callable[[Sequence[str]], Any]  # arguments of `l2l fit | validate | test` -> the CLI that ran
 
@@ -58,6 +60,21 @@ def existing_file(path: str, option: str) -> Path:
     if not Path(path).is_file():
         raise InputError(f"{option}: there is no file {path}.")
     return Path(path)
+
+
+def load_rules(paths: Sequence[str]) -> dict[str, UpdateRule]:
+    """The trained rules of checkpoints by the names of their runs, with a number where a name is taken.
+
+    Raises:
+        InputError: for a file that is missing or cannot be read.
+    """
+    rules: dict[str, UpdateRule] = {}
+    for path in paths:
+        rule = checkpoint.load_rule(existing_file(path, "--ckpt_path"))
+        home = Path(path).resolve().parent
+        name = home.parent.parent.name if home.name == "checkpoints" else Path(path).stem
+        rules[name if name not in rules else f"{name} {len(rules)}"] = rule
+    return rules
 
 
 def refuse(options: Sequence[str], *names: str) -> None:

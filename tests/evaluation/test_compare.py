@@ -8,9 +8,9 @@ from torch import nn
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split, Stream, keyed_generator
-from l2l_lightning.evaluation.compare import Baselines, Contender, race
+from l2l_lightning.evaluation.compare import LEARNED, Baselines, Contender, HeldOutComparison, race
 from l2l_lightning.optimizees import Quadratic
-from l2l_lightning.rules import SGD, Adam, Momentum
+from l2l_lightning.rules import SGD, Adam, Momentum, MultiscaleAdam, PartitionedRule, Route
 
 
 def quadratics() -> Problems:
@@ -52,6 +52,27 @@ def test_tuning_finds_the_best_rate_of_the_grid_on_the_tuning_problems() -> None
     assert losses[1e2] == torch.inf, "a rate that diverges is seen as such"
     assert losses[chosen] == min(losses.values())
     assert chosen != 1e2
+
+
+def test_a_learned_rule_runs_at_its_best_rate_on_the_tuning_problems() -> None:
+    """The learned rule is an average of one Adam here, so that tuned Adam says what must come out."""
+    problems, data = quadratics(), small.data()
+    windows = list(data.held_out_windows(Split.TEST))
+    rule, rates = MultiscaleAdam(timescales=[[0.9, 0.999]], eta=123.0), [1e-3, 0.1, 10.0]
+    comparison = HeldOutComparison(rule, problems, Baselines([Adam()], rates), rates)
+    running = comparison.start(windows[0], Split.TEST, data.held_out_windows(Split.TUNING))
+    for window in windows:
+        running.advance(window)
+    results = comparison.finish(running, Split.TEST, ())
+    assert results[LEARNED].learning_rate == comparison.rates["Adam"] == 0.1
+    torch.testing.assert_close(results[LEARNED].curve, results["Adam"].curve)
+    assert rule.eta == 123.0, "training goes on with its own rate"
+
+
+def test_rates_for_a_rule_without_one_are_refused() -> None:
+    rule = PartitionedRule({"all": SGD()}, [Route("all")])
+    with pytest.raises(InputError, match="PartitionedRule has no rate"):
+        HeldOutComparison(rule, quadratics(), Baselines([]), [0.1])
 
 
 def test_a_diverged_trajectory_stays_infinite() -> None:

@@ -6,7 +6,20 @@ from scenes import assert_refused
 from torch.func import functional_call
 
 from l2l_lightning.core.errors import InputError
-from l2l_lightning.rules import SGD, Adagrad, Adam, Adamax, Momentum, Nesterov, RMSprop, RuleInput
+from l2l_lightning.rules import (
+    SGD,
+    Adagrad,
+    Adam,
+    Adamax,
+    CoordinatewiseRNN,
+    Cosine,
+    KTimesteps,
+    Momentum,
+    MultiscaleAdam,
+    Nesterov,
+    RMSprop,
+    RuleInput,
+)
 
 # Our rule and torch's optimizer, with defaults and without.
 PAIRS = {
@@ -150,6 +163,26 @@ def test_with_rate_is_an_untrained_copy(kind, trainable):
 def test_with_rate_keeps_the_other_arguments():
     rule = Adam(0.1, beta1=0.3, beta2=0.4, eps=0.5, trainable=True).with_rate(0.2)
     assert (rule.beta1, rule.beta2, rule.eps) == (0.3, 0.4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "argument"),
+    [(MultiscaleAdam(), "eta"), (KTimesteps(), "eta_min"), (CoordinatewiseRNN(hidden_size=4), "output_scale")],
+)
+def test_with_rate_scales_the_steps_of_a_learned_rule(rule, argument):
+    """The first step is proportional to the rate, as a schedule's factors are."""
+    theta, grad = torch.zeros(2, 5), torch.randn(2, 5)
+    if hasattr(rule, "head_weight"):
+        torch.nn.init.ones_(rule.head_weight)
+    steps = [
+        other(RuleInput(theta, grad, None, torch.zeros(2, dtype=torch.long)), other.init_state(theta))[0]
+        for other in (rule.with_rate(0.5), rule.with_rate(0.25), rule.with_rate(Cosine(0.25)))
+    ]
+    assert steps[0].abs().sum() > 0
+    torch.testing.assert_close(steps[0], 2 * steps[1])
+    torch.testing.assert_close(steps[1], steps[2])
+    assert getattr(rule.with_rate(0.5), argument) == 0.5
+    assert getattr(rule, argument) != 0.5
 
 
 @pytest.mark.parametrize("rate", [0, -0.1, math.nan])

@@ -10,7 +10,7 @@ import yaml
 from l2l_lightning.cli import main
 from l2l_lightning.evaluation.plots import heatmap
 from l2l_lightning.evaluation.report import Estimate
-from l2l_lightning.studies.heatmap import eta
+from l2l_lightning.studies.heatmap import rate
 
 PAIRS = [[0.9, 0.999], [0.5, 0.555]]
 
@@ -29,8 +29,8 @@ def average(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_rules_and_their_inputs_over_learning_rates(average: tuple[Path, Path], tmp_path: Path) -> None:
     config, path = average
-    etas = ("--etas", "0.1", "0.001", "cosine:0.3", "--output_dir", str(tmp_path / "out"))
-    main(["heatmap", "--config", str(config), "--ckpt_path", str(path), *etas, "--trainer.accelerator", "cpu"])
+    rates = ("--rates", "0.1", "0.001", "cosine:0.3", "--output_dir", str(tmp_path / "out"))
+    main(["heatmap", "--config", str(config), "--ckpt_path", str(path), *rates, "--trainer.accelerator", "cpu"])
     rows = [line.split("|")[1:-1] for line in (tmp_path / "out" / "heatmap.md").read_text().splitlines()]
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
     assert list(cells)[2:] == ["average", "Adam 0.9/0.999", "Adam 0.5/0.555"]
@@ -45,8 +45,8 @@ def test_rules_and_their_inputs_over_learning_rates(average: tuple[Path, Path], 
 
 
 def test_rates_are_read_as_numbers_and_cosines() -> None:
-    assert eta("0.01", 100) == 0.01
-    schedule = eta("cosine:0.1:0.02", 50)
+    assert rate("0.01", 100) == 0.01
+    schedule = rate("cosine:0.1:0.02", 50)
     torch.testing.assert_close(
         schedule.at(torch.tensor([0, 25, 50, 90])).float(), torch.tensor([0.1, 0.06, 0.02, 0.02])
     )
@@ -61,9 +61,9 @@ def test_what_diverged_is_drawn_without_a_shade() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--etas", "fast"), "'fast' is no learning rate"),
-        (("--etas", "linear:1"), "neither a number nor cosine:START"),
-        (("--etas", "cosine:-1"), "start must be a positive number, got -1.0"),
+        (("--rates", "fast"), "'fast' is no learning rate"),
+        (("--rates", "linear:1"), "neither a number nor cosine:START"),
+        (("--rates", "cosine:-1"), "start must be a positive number, got -1.0"),
         (("--ckpt_path", "nowhere.ckpt"), "--ckpt_path: there is no file nowhere.ckpt"),
     ],
 )
