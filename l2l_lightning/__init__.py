@@ -1,1 +1,5 @@
 """Learning to learn by gradient descent by gradient descent."""
+
+from l2l_lightning.learned_optimizer import LearnedOptimizer
+
+__all__ = ["LearnedOptimizer"]

@@ -60,7 +60,7 @@ class ContenderCurves(Callback):
             return
         for name, result in pl_module.results.items():
             folder = Path(trainer.logger.log_dir) / "curves" / name
-            if result.learning_rate is not None and folder.exists():
+            if not result.learned and folder.exists():
                 continue  # a baseline's curve does not change
             # purge_step hides what an earlier validation wrote into this run
             with SummaryWriter(str(folder), purge_step=0) as writer:

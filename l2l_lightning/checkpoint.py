@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from l2l_lightning.core.description import describe, differences
+from l2l_lightning.core.description import Description, describe, differences
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.rules.base import UpdateRule
 
@@ -46,7 +46,7 @@ def check_rule(checkpoint: dict[str, Any], rule: nn.Module, exact: bool) -> None
     """
     expected, found = describe(rule), saved_state(checkpoint)["rule"]
     arguments = differences(found, expected)
-    shapes = _shape_differences(_phi(checkpoint), rule.state_dict())
+    shapes = _shape_differences(phi(checkpoint), rule.state_dict())
     if shapes or found["class_path"] != expected["class_path"] or (exact and arguments):
         raise InputError(
             f"The checkpoint holds another rule than the configuration's model.rule ({'; '.join(arguments + shapes)});"
@@ -68,7 +68,7 @@ def load_phi(path: str | Path, rule: nn.Module) -> None:
     """
     checkpoint = read(path)
     check_rule(checkpoint, rule, exact=False)
-    rule.load_state_dict(_phi(checkpoint))
+    rule.load_state_dict(phi(checkpoint))
     rank_zero_info(f"phi starts from {path}; {IGNORED}")
 
 
@@ -79,17 +79,37 @@ def load_rule(path: str | Path) -> UpdateRule:
         InputError: if the file cannot be read or its rule cannot be built.
     """
     checkpoint = read(path)
+    return build_rule(saved_state(checkpoint)["rule"], phi(checkpoint), str(path))
+
+
+def build_rule(description: Description, tensors: dict[str, Tensor], name: str) -> UpdateRule:
+    """A rule from its description and its phi; nothing larger than phi itself is allocated before both are compared.
+
+    Raises:
+        InputError: if the class cannot be found or built, or phi does not fit it.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--rule", type=UpdateRule)
+
+    def build() -> UpdateRule:
+        return parser.instantiate(parser.parse_object({"rule": description})).rule
+
     try:
-        rule = parser.instantiate(parser.parse_object({"rule": saved_state(checkpoint)["rule"]})).rule
-    except ArgumentError as error:
-        raise InputError(f"{path}: its rule cannot be built: {' '.join(str(error).split())}") from error
-    rule.load_state_dict(_phi(checkpoint))
+        with torch.device("meta"):
+            expected = build().state_dict()
+        shapes = _shape_differences(tensors, expected)
+        if shapes:
+            raise InputError(f"{name}: its tensors do not fit its rule ({'; '.join(shapes)}).")
+        rule = build()
+    except InputError:
+        raise
+    except (ArgumentError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{name}: its rule cannot be built: {' '.join(str(error).split())}") from error
+    rule.load_state_dict(tensors)
     return rule
 
 
-def _phi(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+def phi(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The rule's parameters without the LightningModule's prefix."""
     return {name.removeprefix("rule."): value for name, value in checkpoint["state_dict"].items()}
 

@@ -17,18 +17,21 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from l2l_lightning import checkpoint, user_errors
 from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
+from l2l_lightning.commands import compare, export, heatmap, inspect, plot, steps, sweep, transfer, weights
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
 from l2l_lightning.meta_optimizer import MetaOptimizerModule
-from l2l_lightning.studies import heatmap, steps, sweep, transfer, weights
 
 CHECKPOINTS = "checkpoints"
-COMMANDS = {
+TRAINER_COMMANDS = {
     "fit": "Meta-train a rule; the run's folder is logs/NAME/version_N.",
     "validate": "Compare a trained rule with tuned baselines on the validation problems.",
     "test": "Compare a trained rule with tuned baselines on the test problems.",
 }
-STUDIES = {"heatmap": heatmap, "steps": steps, "sweep": sweep, "transfer": transfer, "weights": weights}
+COMMANDS = {
+    command.__name__.rpartition(".")[2]: command
+    for command in (compare, export, heatmap, inspect, plot, steps, sweep, transfer, weights)
+}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -64,7 +67,7 @@ class L2LCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         # Checkpoints hold tensors and plain values only, so `weights_only` is nothing to choose.
         commands = LightningCLI.subcommands()
-        return {name: commands[name] | {"weights_only"} for name in COMMANDS}
+        return {name: commands[name] | {"weights_only"} for name in TRAINER_COMMANDS}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, then name the run, and find and check the checkpoint before anything is built."""
@@ -88,6 +91,14 @@ class L2LCLI(LightningCLI):
             self.run_folder = (run or root / config.name, self.config.subcommand, None)
         elif run and asked == "last":
             self.run_folder = (run.parent.parent, run.parent.name, run.name)  # go on in the same folder
+
+    def instantiate_classes(self) -> None:
+        """Build everything, and tell the model what it is trained on, without folders of this machine."""
+        super().instantiate_classes()
+        config = self.config[self.subcommand].clone().as_dict()
+        config["data"]["init_args"].pop("root", None)
+        parts = {name: config["model"][name] for name in ("optimizee", "horizon", "objective")}
+        self.model.trained_on |= {name: part for name, part in parts.items() if part} | {"data": config["data"]}
 
     def before_instantiate_classes(self) -> None:
         threads = self.config[self.subcommand].num_threads
@@ -138,13 +149,13 @@ def run(args: Sequence[str]) -> L2LCLI:
         auto_configure_optimizers=False,
         parser_class=user_errors.OneSentenceParser,
         parser_kwargs={
-            "usage": f"l2l {{{','.join((*COMMANDS, *STUDIES))}}} ...",
+            "usage": f"l2l {{{','.join((*TRAINER_COMMANDS, *COMMANDS))}}} ...",
             "description": "Meta-train learned optimizers and measure them against tuned hand-made ones.",
-            "epilog": "Studies, each with a --help of its own: "
-            + "; ".join(f"l2l {name}: {study.HELP}" for name, study in STUDIES.items()),
+            "epilog": "Further commands, each with a --help of its own: "
+            + "; ".join(f"l2l {name}: {command.HELP}" for name, command in COMMANDS.items()),
             **{
                 command: {"description": description, "usage": f"l2l {command} --config FILE [options]"}
-                for command, description in COMMANDS.items()
+                for command, description in TRAINER_COMMANDS.items()
             },
         },
         trainer_defaults={
@@ -163,10 +174,11 @@ def main(args: Sequence[str] | None = None) -> None:
     quiet_lightning()
     args = sys.argv[1:] if args is None else args
     try:
-        if not args or not (args[0].startswith("-") or args[0] in (*COMMANDS, *STUDIES)):
-            raise InputError(f"give one of the commands {', '.join((*COMMANDS, *STUDIES))}; l2l --help says more.")
-        if args[0] in STUDIES:
-            STUDIES[args[0]].main(args[1:], run)
+        known = (*TRAINER_COMMANDS, *COMMANDS)
+        if not args or not (args[0].startswith("-") or args[0] in known):
+            raise InputError(f"give one of the commands {', '.join(known)}; l2l --help says more.")
+        if args[0] in COMMANDS:
+            COMMANDS[args[0]].main(args[1:], run)
         else:
             run(args)
     except Exception as error:

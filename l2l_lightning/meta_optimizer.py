@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from l2l_lightning import checkpoint as checkpoints
-from l2l_lightning.core.description import describe
+from l2l_lightning.core.description import describe, outline
 from l2l_lightning.core.errors import InputError, check_positive, check_positive_int
 from l2l_lightning.core.horizon import FixedHorizon, Horizon, stagger
 from l2l_lightning.core.objective import Objective
@@ -108,6 +108,9 @@ class MetaOptimizerModule(L.LightningModule):
         self.outer_scheduler = lr_scheduler
         self.seed = torch.initial_seed() if seed is None else seed
 
+        # Where phi comes from, in plain values, for those who meet it far from this run; `l2l fit` knows the data, too.
+        described = {"optimizee": optimizee, "horizon": self.horizon, "objective": self.objective, "unroll": unroll}
+        self.trained_on: dict[str, Any] = {name: outline(thing) for name, thing in described.items()}
         self.inner: InnerState | None = None
         self.windows = 0
         self.resets = 0
@@ -296,6 +299,7 @@ class MetaOptimizerModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[checkpoints.KEY] = {
             "rule": describe(self.rule),
+            "trained_on": self.trained_on,
             "seed": self.seed,
             "windows": self.windows,
             **{name: getattr(self, name) for name in TOTALS},

@@ -41,6 +41,14 @@ def describe(thing: Any) -> Any:
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
+def outline(thing: Any) -> Any:
+    """``describe``, or the class alone of an object that cannot be described."""
+    try:
+        return describe(thing)
+    except InputError:
+        return {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": None}
+
+
 def differences(expected: Any, found: Any, where: str = "") -> list[str]:
     """One phrase for each value in which two descriptions differ, such as ``hidden_size: 20 against 40``."""
     if isinstance(expected, dict) and isinstance(found, dict):

@@ -34,6 +34,14 @@ class Window(NamedTuple):
         batch = {name: leaf[point] for name, leaf in self.batches.items()}
         return {**instance, **(self.prepare(batch) if self.prepare and batch else batch)}
 
+    def repeat(self, copies: int) -> "Window":
+        """The same problems ``copies`` times: problem v of copy c is number c B + v."""
+        if copies == 1:
+            return self
+        instance = {name: leaf.repeat(copies, *[1] * (leaf.dim() - 1)) for name, leaf in self.instance.items()}
+        batches = {name: leaf.repeat(1, copies, *[1] * (leaf.dim() - 2)) for name, leaf in self.batches.items()}
+        return self._replace(problems=copies * self.problems, instance=instance, batches=batches)
+
     def to(self, device: torch.device | str) -> "Window":
         """The window with all tensors on ``device``."""
         instance = {name: leaf.to(device) for name, leaf in self.instance.items()}

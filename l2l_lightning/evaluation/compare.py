@@ -1,5 +1,6 @@
 """Contenders side by side on the same problems, and baselines with tuned learning rates."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -38,11 +39,13 @@ class Contender:
         name: how tables and charts call it.
         rule: the rule.
         learning_rate: its tuned rate, None where it was not tuned.
+        learned: whether it is a learned rule; the others are baselines.
     """
 
     name: str
     rule: UpdateRule
     learning_rate: float | None = None
+    learned: bool = False
 
 
 @dataclass
@@ -53,11 +56,15 @@ class Result:
         learning_rate: the contender's tuned rate, None where it was not tuned.
         curve: (T+1, V) losses on the data stream, inf from the point on where a problem diverged.
         metrics: the optimizee's metrics of the final parameters on held-out data, each (V,).
+        learned: whether the contender is a learned rule; the others are baselines.
+        seconds_per_step: wall-clock time of one inner step of all V problems, gradients and losses included.
     """
 
     learning_rate: float | None
     curve: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    learned: bool = False
+    seconds_per_step: float = float("nan")
 
 
 class Race:
@@ -68,27 +75,36 @@ class Race:
         problems: the optimizee.
         window: the first window; its instances define the problems.
         split: the family of problems, which fixes their initial parameters.
+        copies: how often the same problems are there side by side, see ``Window.repeat``.
     """
 
-    def __init__(self, contenders: Sequence[Contender], problems: Problems, window: Window, split: Split) -> None:
+    def __init__(
+        self, contenders: Sequence[Contender], problems: Problems, window: Window, split: Split, copies: int = 1
+    ) -> None:
         self.contenders = contenders
         self.problems = problems
         generator = keyed_generator(Stream.INITIALISATION, split, device=problems.device)
-        theta = problems.draw(window.problems, generator)
+        theta = problems.draw(window.problems // copies, generator).repeat(copies, 1)
         forever = torch.full((window.problems,), torch.iinfo(torch.int64).max, device=theta.device)
         for contender in contenders:
             contender.rule.bind(problems.layout)
         self.states: list[InnerState] = [
             fresh_state(theta, contender.rule.init_state(theta), window.instance, forever) for contender in contenders
         ]
+        problems.losses_and_grads(theta, window.data(0, window.instance))  # recorded now, on nobody's clock
         self._curves: list[list[Tensor]] = [[] for _ in contenders]
+        self._seconds = [0.0 for _ in contenders]
 
     @torch.no_grad()
     def advance(self, window: Window) -> None:
         """Let every contender walk through the window."""
         for place, contender in enumerate(self.contenders):
+            start = time.perf_counter()
             walked = unroll(contender.rule, self.problems, self.states[place], window, Objective())
             self.states[place] = walked.state
+            if walked.curve.is_cuda:
+                torch.cuda.synchronize(walked.curve.device)
+            self._seconds[place] += time.perf_counter() - start
             self._curves[place].append(walked.curve)
 
     def results(self, held_out_data: Iterable[Data] = ()) -> dict[str, Result]:
@@ -96,10 +112,15 @@ class Race:
 
         Of a point between two windows the later window's value counts, as its gradient was used.
         """
-        results = {
-            contender.name: Result(contender.learning_rate, _join(pieces))
-            for contender, pieces in zip(self.contenders, self._curves, strict=True)
-        }
+        results = {}
+        for contender, pieces, seconds in zip(self.contenders, self._curves, self._seconds, strict=True):
+            curve = _join(pieces)
+            results[contender.name] = Result(
+                contender.learning_rate,
+                curve,
+                learned=contender.learned,
+                seconds_per_step=seconds / (len(curve) - 1),
+            )
         chunks = list(held_out_data)
         for result, state in zip(results.values(), self.states, strict=True):
             result.metrics = self._score(state.theta, chunks)
@@ -138,14 +159,48 @@ def _named(rules: Sequence[HandmadeRule]) -> dict[str, HandmadeRule]:
     return named
 
 
-def tuned_rate(rule: UpdateRule, grid: Iterable[float], problems: Problems, windows: Iterable[Window]) -> float:
+SIDE_BY_SIDE = 2**18  # the most coordinates, of all rates and problems, that are tuned in one batch
+
+
+def tuned_rate(
+    rule: UpdateRule, grid: Iterable[float], problems: Problems, windows: Iterable[Window], widen: int = 0
+) -> float:
     """The rate of the grid with the smallest mean loss over the trajectories of the tuning problems.
 
     A rate that diverges on any of them loses to every rate that does not; the smallest wins where all do.
+
+    Args:
+        rule: a rule with a rate.
+        grid: the rates.
+        problems: the optimizee.
+        windows: those of the tuning problems.
+        widen: how often the grid may grow by one rate where the best one lies at its edge.
     """
-    contenders = [Contender(str(rate), rule.with_rate(rate), rate) for rate in sorted(grid)]
-    results = race(contenders, problems, windows, Split.TUNING)
-    return float(min(results, key=lambda name: float(results[name].curve.mean())))
+    losses = _losses_by_rate(rule, sorted(grid), problems, windows)
+    for _ in range(widen):
+        rates, best = sorted(losses), min(sorted(losses), key=lambda rate: losses[rate])
+        if len(rates) < 2 or best not in (rates[0], rates[-1]) or losses[best] == torch.inf:
+            break
+        neighbour = rates[1] if best == rates[0] else rates[-2]
+        losses |= _losses_by_rate(rule, [best * best / neighbour], problems, windows)
+    return min(sorted(losses), key=lambda rate: losses[rate])
+
+
+def _losses_by_rate(
+    rule: UpdateRule, rates: list[float], problems: Problems, windows: Iterable[Window]
+) -> dict[float, float]:
+    """Rate -> mean loss; as many rates side by side as fit into a batch."""
+    count = next(iter(windows)).problems
+    at_once = max(1, SIDE_BY_SIDE // (count * problems.layout.n))
+    losses: dict[float, float] = {}
+    for place in range(0, len(rates), at_once):
+        some = rates[place : place + at_once]
+        own = rule.with_rate(1.0)
+        column = torch.tensor(some, device=problems.device, dtype=torch.get_default_dtype())
+        setattr(own, own.rate_argument, column.repeat_interleave(count).unsqueeze(-1))  # type: ignore[arg-type]
+        curve = race([Contender("", own)], problems, windows, Split.TUNING, copies=len(some))[""].curve
+        losses |= dict(zip(some, curve.unflatten(1, (len(some), count)).mean((0, 2)).tolist(), strict=True))
+    return losses
 
 
 class Baselines:
@@ -177,16 +232,21 @@ class Baselines:
 
 
 def race(
-    contenders: Sequence[Contender], problems: Problems, windows: Iterable[Window], split: Split
+    contenders: Sequence[Contender],
+    problems: Problems,
+    windows: Iterable[Window],
+    split: Split,
+    held_out_data: Iterable[Data] = (),
+    copies: int = 1,
 ) -> dict[str, Result]:
     """Run a whole race; windows are moved to the problems' device."""
     running: Race | None = None
     for window in windows:
-        window = window.to(problems.device)
-        running = running or Race(contenders, problems, window, split)
+        window = window.to(problems.device).repeat(copies)
+        running = running or Race(contenders, problems, window, split, copies)
         running.advance(window)
     assert running is not None, "a race needs at least one window"
-    return running.results()
+    return running.results(held_out_data)
 
 
 class HeldOutComparison:
@@ -232,9 +292,9 @@ class HeldOutComparison:
 
     def _learned(self, tuning_windows: Iterable[Window] | None) -> Contender:
         if not self.learned_rates or tuning_windows is None:
-            return Contender(LEARNED, self.rule)
+            return Contender(LEARNED, self.rule, learned=True)
         rate = tuned_rate(self.rule, self.learned_rates, self.problems, tuning_windows)
-        return Contender(LEARNED, self.rule.with_rate(rate), rate)
+        return Contender(LEARNED, self.rule.with_rate(rate), rate, learned=True)
 
     def finish(self, race: Race, split: Split, held_out_data: Iterable[Data]) -> dict[str, Result]:
         """Results of all contenders, those of earlier races included."""

@@ -21,13 +21,62 @@ def curves(results: dict[str, Result], title: str) -> Figure:
     return figure
 
 
-def panels(targets: dict[str, dict[str, Result]]) -> Figure:
-    """``curves`` of several targets side by side, at most three in a row."""
+def panels(targets: dict[str, dict[str, Result]], by_time: bool = False) -> Figure:
+    """``curves`` of several targets side by side, at most three in a row, against steps or against seconds."""
     columns = min(len(targets), 3)
     rows = ceil(len(targets) / columns)
     figure = Figure(figsize=(5.5 * columns, 4.2 * rows), dpi=110, layout="constrained")
     for place, (name, results) in enumerate(targets.items()):
-        _draw_curves(figure.add_subplot(rows, columns, place + 1), results, name)
+        _draw_curves(figure.add_subplot(rows, columns, place + 1), results, name, by_time)
+    return figure
+
+
+def strips(targets: dict[str, dict[str, Result]]) -> Figure:
+    """Final losses of all problems as points, a row a contender, the mean as a bar; what diverged is not drawn."""
+    most = max(map(len, targets.values()))
+    figure = Figure(figsize=(5.5 * len(targets), 1 + 0.4 * most), dpi=110, layout="constrained")
+    for place, (target, results) in enumerate(targets.items()):
+        axes = figure.add_subplot(1, len(targets), place + 1)
+        best_first = list(reversed(summarize(results)))
+        for row, name in enumerate(best_first):
+            final = results[name].curve[-1].double().cpu()
+            final = final[torch.isfinite(final)]
+            spread = torch.linspace(-0.25, 0.25, max(len(final), 1), dtype=torch.float64)[: len(final)] + row
+            colour = "black" if results[name].learned else f"C{row % 10}"
+            axes.scatter(final, spread, s=9, alpha=0.5, color=colour, linewidths=0)
+            if len(final):
+                axes.vlines(float(final.mean()), row - 0.4, row + 0.4, color=colour)
+        axes.set_yticks(range(len(best_first)), best_first)
+        finals = torch.cat([result.curve[-1] for result in results.values()])
+        if bool((finals > 0).all()):
+            axes.set_xscale("log")
+        axes.set(xlabel="final loss", title=target)
+        axes.grid(alpha=0.3, axis="x", linewidth=0.5)
+    return figure
+
+
+def profile(targets: dict[str, dict[str, Result]]) -> Figure:
+    """Performance profile (Dolan and More 2002) over all problems of all targets, by the mean loss of a trajectory.
+
+    The height at r is the share of problems on which a contender's loss is at most r times that of the best there.
+    """
+    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    names = [name for name in next(iter(targets.values())) if all(name in results for results in targets.values())]
+    losses = torch.stack(
+        [torch.cat([results[name].curve.double().cpu().mean(0) for results in targets.values()]) for name in names]
+    )
+    ratios = losses / losses.amin(0)
+    learned = {name for results in targets.values() for name, result in results.items() if result.learned}
+    for name, own in zip(names, ratios, strict=True):
+        reached = own[torch.isfinite(own)].sort().values
+        share = torch.arange(1, len(reached) + 1) / len(own)
+        style = {"color": "black", "linewidth": 2.5} if name in learned and len(learned) == 1 else {"linewidth": 1.3}
+        axes.step([1.0, *reached.tolist()], [0.0, *share.tolist()], where="post", label=name, **style)
+    axes.set_xscale("log")
+    axes.set(xlabel="mean loss, times that of the best contender", ylabel="share of problems", ylim=(0, 1.02))
+    axes.grid(alpha=0.3, which="both", linewidth=0.5)
+    axes.legend(fontsize="small")
     return figure
 
 
@@ -60,7 +109,7 @@ def sweep(title: str, values: dict[str, dict[str, Result]]) -> Figure:
     return figure
 
 
-def heatmap(columns: dict[str, dict[str, Estimate]]) -> Figure:
+def heatmap(columns: dict[str, dict[str, Estimate]], label: str = "learning rate") -> Figure:
     """Means, each column divided by its largest finite one, the least darkest (figure 4.5 of Shahid 2017)."""
     names = list(next(iter(columns.values())))
     figure = Figure(figsize=(2 + 0.9 * len(columns), 1.5 + 0.45 * len(names)), dpi=120, layout="constrained")
@@ -77,7 +126,7 @@ def heatmap(columns: dict[str, dict[str, Estimate]]) -> Figure:
             axes.text(column, row, text, ha="center", va="center", fontsize="x-small", color=colour)
     axes.set_xticks(range(len(columns)), list(columns), rotation=30)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="learning rate", title="mean loss")
+    axes.set(xlabel=label, title="mean loss")
     figure.colorbar(image, label="divided by the largest of the column")
     return figure
 
@@ -87,23 +136,26 @@ def _drawn(value: float) -> float:
     return value if isfinite(value) else nan
 
 
-def _draw_curves(axes: Axes, results: dict[str, Result], title: str) -> None:
-    for name, result in sorted(results.items(), key=lambda item: item[0] != LEARNED):
+def _draw_curves(axes: Axes, results: dict[str, Result], title: str, by_time: bool = False) -> None:
+    single = sum(result.learned for result in results.values()) == 1
+    for name, result in sorted(results.items(), key=lambda item: not item[1].learned):
         curve = result.curve.double().cpu()
         finite = torch.isfinite(curve).all(1)
         last = int(finite.sum())
         curve, count = curve[:last], curve.shape[1]
         mean = curve.mean(1)
         label = name if result.learning_rate is None else f"{name} ({result.learning_rate:g})"
-        style = {"color": "black", "linewidth": 2.5, "zorder": 3} if name == LEARNED else {"linewidth": 1.3}
-        (line,) = axes.plot(mean, label=label if finite.all() else f"{label}, diverged", **style)
+        style = {"color": "black", "linewidth": 2.5, "zorder": 3} if result.learned and single else {"linewidth": 1.3}
+        unit = result.seconds_per_step if by_time else 1.0
+        x = torch.arange(last) * unit
+        (line,) = axes.plot(x, mean, label=label if finite.all() else f"{label}, diverged", **style)
         if count > 1:
             half = stats.t.ppf(0.975, count - 1) * curve.std(1) / sqrt(count)
             low = (mean - half).clamp_min(mean.clamp_min(0) * 1e-2)  # keeps the band on the logarithmic axis
-            axes.fill_between(range(last), low, mean + half, color=line.get_color(), alpha=0.15, linewidth=0)
+            axes.fill_between(x, low, mean + half, color=line.get_color(), alpha=0.15, linewidth=0)
     if all(bool((result.curve > 0).all()) for result in results.values()):
         axes.set_yscale("log")
-    axes.set(xlabel="inner steps", ylabel="loss", title=title)
+    axes.set(xlabel="seconds" if by_time else "inner steps", ylabel="loss", title=title)
     axes.grid(alpha=0.3, which="both", linewidth=0.5)
     rates = any(result.learning_rate is not None for result in results.values())
     heading = "contender (learning rate)" if rates else None

@@ -47,6 +47,8 @@ class Summary:
         diverged: number of problems whose loss or gradient was not finite at some point.
         problems: number of problems.
         metrics: the optimizee's metrics on held-out data.
+        learned: whether it is a learned rule; the others are baselines.
+        seconds_per_step: wall-clock time of one inner step of all problems.
     """
 
     learning_rate: float | None
@@ -55,6 +57,8 @@ class Summary:
     diverged: int
     problems: int
     metrics: dict[str, Estimate]
+    learned: bool
+    seconds_per_step: float
 
     @classmethod
     def of(cls, result: Result) -> "Summary":
@@ -67,6 +71,8 @@ class Summary:
             int((~torch.isfinite(final)).sum()),
             len(final),
             {name: Estimate.of(values) for name, values in result.metrics.items()},
+            result.learned,
+            result.seconds_per_step,
         )
 
 
@@ -78,27 +84,30 @@ def summarize(results: dict[str, Result]) -> dict[str, Summary]:
 
 def best_baseline(summaries: dict[str, Summary], figure: str = "mean_loss") -> str | None:
     """Name of the baseline with the smallest ``mean_loss`` or ``final_loss``, None without baselines."""
-    baselines = [name for name in summaries if name != LEARNED]
+    baselines = [name for name, summary in summaries.items() if not summary.learned]
     return min(baselines, key=lambda name: getattr(summaries[name], figure).mean, default=None)
 
 
 def ratio_to_best_baseline(summaries: dict[str, Summary], figure: str = "mean_loss") -> float:
-    """The learned rule's ``mean_loss`` or ``final_loss`` over the smallest of any baseline; nan without baselines."""
+    """The best learned rule's ``mean_loss`` or ``final_loss`` over the smallest of any baseline; nan without both."""
     best = best_baseline(summaries, figure)
-    if best is None or LEARNED not in summaries:
+    learned = [getattr(summary, figure).mean for summary in summaries.values() if summary.learned]
+    if best is None or not learned:
         return float("nan")
     least = getattr(summaries[best], figure).mean
-    return getattr(summaries[LEARNED], figure).mean / least if least else float("nan")
+    return min(learned) / least if least else float("nan")
 
 
-def table(summaries: dict[str, Summary]) -> str:
-    """An aligned table, which is also Markdown."""
+def table(summaries: dict[str, Summary], further: dict[str, dict[str, str]] | None = None) -> str:
+    """An aligned table, which is also Markdown; ``further`` columns by contender."""
     metrics = list(dict.fromkeys(name for summary in summaries.values() for name in summary.metrics))
-    rows = [["contender", "learning rate", "final loss", "mean loss", *metrics, "diverged"]]
+    more = {} if further is None else further
+    heads = next(iter(more.values()), {})
+    rows = [["contender", "learning rate", "final loss", "mean loss", *metrics, "diverged", *heads]]
     for name, summary in summaries.items():
         rate = "-" if summary.learning_rate is None else f"{summary.learning_rate:g}"
         figures = [summary.final_loss, summary.mean_loss, *(summary.metrics[metric] for metric in metrics)]
-        rows.append([name, rate, *map(str, figures), _diverged(summary)])
+        rows.append([name, rate, *map(str, figures), _diverged(summary), *more.get(name, {}).values()])
     return aligned(rows)
 
 
@@ -164,6 +173,50 @@ def aligned(rows: list[list[str]]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def steps_to(results: dict[str, Result], loss: float) -> dict[str, int | None]:
+    """Inner steps until a contender's mean loss first is at most ``loss``; None where it never is."""
+    reached = {name: (result.curve.double().mean(1) <= loss).nonzero() for name, result in results.items()}
+    return {name: int(steps[0]) if len(steps) else None for name, steps in reached.items()}
+
+
+def comparison_summary(targets: dict[str, dict[str, Result]], settings: dict[str, Any]) -> dict[str, Any]:
+    """What ``l2l compare`` writes as ``summary.json``; docs/compare.md has its schema."""
+    summary: dict[str, Any] = {"targets": {}, "settings": settings}
+    for target, results in targets.items():
+        summaries = summarize(results)
+        values = as_plain_values(summaries)
+        best = best_baseline(summaries)
+        goal = None if best is None else summaries[best].final_loss.mean
+        for name, steps in ({} if goal is None else steps_to(results, goal)).items():
+            seconds = None if steps is None else steps * summaries[name].seconds_per_step
+            values["contenders"][name] |= {"steps_to_target": steps, "seconds_to_target": seconds}
+        summary["targets"][target] = values | {"best_baseline": best, "target_loss": goal}
+    return summary
+
+
+def comparison_table(targets: dict[str, dict[str, Result]]) -> str:
+    """A table a target, with the steps and the time to the final loss of the best baseline."""
+    parts = []
+    for target, results in targets.items():
+        summaries = summarize(results)
+        best = best_baseline(summaries)
+        goal = None if best is None else summaries[best].final_loss.mean
+        reached = dict.fromkeys(results) if goal is None else steps_to(results, goal)
+        further = {}
+        for name, summary in summaries.items():
+            seconds, steps = summary.seconds_per_step, reached[name]
+            further[name] = {
+                "ms a step": f"{1e3 * seconds:.2f}",
+                "steps to target": "-" if steps is None else str(steps),
+                "seconds to target": "-" if steps is None else f"{steps * seconds:.2f}",
+            }
+        lines = [f"## {target}", "", table(summaries, further), ""]
+        if goal is not None:
+            lines += [f"Target: the final loss of {best}, {goal:.4g}.", ""]
+        parts.append("\n".join(lines))
+    return "\n".join(parts)
 
 
 def as_plain_values(summaries: dict[str, Summary]) -> dict[str, Any]:

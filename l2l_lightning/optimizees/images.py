@@ -29,7 +29,7 @@ def accuracy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 class ImageClassifier(OptimizeeModule):
-    """Cross-entropy (nats) of ``image`` (batch, C, H, W) against ``label`` (batch,); accuracy as metric."""
+    """Cross-entropy (nats) of ``image`` (batch, C, H, W) against ``label`` (batch,); it and the accuracy as metrics."""
 
     def logits(self, image: Tensor) -> Tensor:
         """Images (batch, C, H, W) -> logits (batch, classes)."""
@@ -39,7 +39,11 @@ class ImageClassifier(OptimizeeModule):
         return F.cross_entropy(self.logits(data["image"]), data["label"])
 
     def metrics(self, data: Data) -> dict[str, Tensor]:
-        return {"accuracy": accuracy(self.logits(data["image"]), data["label"])}
+        logits = self.logits(data["image"])
+        return {
+            "held_out_loss": F.cross_entropy(logits, data["label"]),
+            "accuracy": accuracy(logits, data["label"]),
+        }
 
 
 class ImageMLP(ImageClassifier):

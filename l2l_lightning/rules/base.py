@@ -40,6 +40,10 @@ class UpdateRule(nn.Module):
     def bind(self, layout: CoordinateLayout) -> None:
         """Learn names, shapes and slices of the parameters; only rules that need them override this."""
 
+    def for_parameter(self, name: str, module: str) -> "UpdateRule":
+        """The rule that updates this parameter of a module of this class; a rule for all of them is its own answer."""
+        return self
+
     def init_state(self, theta: Tensor) -> RuleState:
         """State of a problem that starts at theta (..., n): leaves (*features, ..., n), features first."""
         raise NotImplementedError(f"{type(self).__name__} must define init_state(theta).")

@@ -74,6 +74,9 @@ class PartitionedRule(UpdateRule):
             members = [name for name, found in zip(layout.names, self._labels, strict=True) if found == label]
             rule.bind(layout.subset(members))
 
+    def for_parameter(self, name: str, module: str) -> UpdateRule:
+        return self.rules[self._label(name, module)].for_parameter(name, module)  # type: ignore[operator]
+
     def _label(self, name: str, module: str) -> str:
         label = next((route.rule for route in self.routes if route.matches(name, module)), None)
         if label is None:

@@ -21,7 +21,8 @@ STEPS, PROBLEMS = 11, 5
 
 def result(level: float, rate: float | None = 0.1) -> Result:
     decay = torch.linspace(1, 0.1, STEPS).unsqueeze(1)
-    return Result(rate, level * decay * torch.linspace(0.5, 1.5, PROBLEMS), {"accuracy": torch.full((PROBLEMS,), 0.9)})
+    curve, metrics = level * decay * torch.linspace(0.5, 1.5, PROBLEMS), {"accuracy": torch.full((PROBLEMS,), 0.9)}
+    return Result(rate, curve, metrics, learned=rate is None, seconds_per_step=1e-3)
 
 
 def results() -> dict[str, Result]:

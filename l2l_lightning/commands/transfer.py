@@ -4,13 +4,9 @@ import json
 from collections.abc import Sequence
 
 from l2l_lightning import checkpoint
-from l2l_lightning.core.errors import InputError
-from l2l_lightning.evaluation import plots
-from l2l_lightning.evaluation.compare import Result
-from l2l_lightning.evaluation.report import summarize, transfer_table
-from l2l_lightning.studies.base import (
+from l2l_lightning.commands.base import (
+    CommandParser,
     Run,
-    StudyParser,
     existing_file,
     logged_in,
     measured,
@@ -19,6 +15,10 @@ from l2l_lightning.studies.base import (
     refuse,
     report,
 )
+from l2l_lightning.core.errors import InputError
+from l2l_lightning.evaluation import plots
+from l2l_lightning.evaluation.compare import Result
+from l2l_lightning.evaluation.report import summarize, transfer_table
 
 HELP = "how a trained rule does on other problems"
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     Raises:
         InputError: for files that are missing or no checkpoints, targets of the same name, or an output folder in use.
     """
-    parser = StudyParser(
+    parser = CommandParser(
         "transfer",
         "Test the rule of a checkpoint on other problems, beside hand-made rules tuned anew for each of them. The rule "
         "is the checkpoint's own; of a target's configuration its optimizee, data, unroll and baselines count. Further "

@@ -4,6 +4,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from l2l_lightning.commands.base import (
+    CommandParser,
+    Run,
+    existing_file,
+    load_rules,
+    new_folder,
+    publish,
+    refuse,
+    report,
+)
 from l2l_lightning.core.description import describe
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.random import Split
@@ -11,7 +21,6 @@ from l2l_lightning.evaluation import plots
 from l2l_lightning.evaluation.compare import Contender, race
 from l2l_lightning.evaluation.report import Estimate, values_table
 from l2l_lightning.rules import Cosine, LinearAverage, MultiscaleAdam, Schedule
-from l2l_lightning.studies.base import Run, StudyParser, existing_file, load_rules, new_folder, publish, refuse, report
 
 HELP = "trained rules over many rates, averages of Adams beside their inputs"
 # The ten of section 4.4.1: eight constant ones, and two that a cosine takes to zero.
@@ -42,7 +51,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     Raises:
         InputError: for files that are missing, rules without a rate, bad rates, or an output folder in use.
     """
-    parser = StudyParser(
+    parser = CommandParser(
         "heatmap",
         "Mean losses of trained rules over many rates (their eta, eta_min, lr or output_scale), and of the "
         "Adams that they average, on the validation problems of a configuration. Further options are those of "

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from l2l_lightning.commands.base import CommandParser, Run, load_rules
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.evaluation.report import aligned
 from l2l_lightning.rules import LinearAverage, MultiscaleAdam
-from l2l_lightning.studies.base import Run, StudyParser, load_rules
 
 HELP = "the learned weights of averages of Adams"
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     Raises:
         InputError: for a missing file, or the checkpoint of a rule without such weights.
     """
-    parser = StudyParser("weights", "Print the learned weights of averages of Adams, one column a checkpoint.")
+    parser = CommandParser("weights", "Print the learned weights of averages of Adams, one column a checkpoint.")
     parser.add_argument(
         "--ckpt_path", required=True, nargs="+", help="checkpoints of MultiscaleAdam rules with a LinearAverage"
     )

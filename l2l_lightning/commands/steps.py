@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from l2l_lightning import checkpoint
+from l2l_lightning.commands.base import CommandParser, Run, existing_file
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.rules import KTimesteps
-from l2l_lightning.studies.base import Run, StudyParser, existing_file
 
 HELP = "the steps that a trained KTimesteps answers to given gradients"
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     Raises:
         InputError: for a missing file, or the checkpoint of another kind of rule.
     """
-    parser = StudyParser(
+    parser = CommandParser(
         "steps",
         "Print delta for histories of normalized gradients, oldest first. A positive delta steps downhill of positive "
         "gradients. Positions, where the rule sees them, are 0.",

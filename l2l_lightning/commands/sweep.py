@@ -3,13 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from l2l_lightning.core.errors import InputError
-from l2l_lightning.evaluation import plots
-from l2l_lightning.evaluation.compare import Result
-from l2l_lightning.evaluation.report import summarize, sweep_table
-from l2l_lightning.studies.base import (
+from l2l_lightning.commands.base import (
+    CommandParser,
     Run,
-    StudyParser,
     existing_file,
     folder_name,
     logged_in,
@@ -19,6 +15,10 @@ from l2l_lightning.studies.base import (
     refuse,
     report,
 )
+from l2l_lightning.core.errors import InputError
+from l2l_lightning.evaluation import plots
+from l2l_lightning.evaluation.compare import Result
+from l2l_lightning.evaluation.report import summarize, sweep_table
 
 HELP = "one meta-training for each value of an option"
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     Raises:
         InputError: for a missing configuration, a value given twice, or an output folder in use.
     """
-    parser = StudyParser(
+    parser = CommandParser(
         "sweep",
         "Meta-train once for each value of one option, and compare the rules at the end of their training on the "
         "validation problems. Further options go to `l2l fit` for every value.",

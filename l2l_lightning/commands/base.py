@@ -1,4 +1,4 @@
-"""What the studies share: their command line, their folder, and the options of each run in it."""
+"""What the commands share: their command line, their folder, and the options of each run in it."""
 
 import argparse
 import re
@@ -10,14 +10,14 @@ from typing import Any, NoReturn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from matplotlib.figure import Figure
 
-from l2l_lightning import checkpoint
+from l2l_lightning import exported
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.rules import UpdateRule
 
 Run = Callable[[Sequence[str]], Any]  # arguments of `l2l fit | validate | test` -> the CLI that ran
 
 
-class StudyParser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """Reads the options of ``l2l NAME``; a mistake is one sentence. Options it does not know go to every run."""
 
     def __init__(self, name: str, description: str) -> None:
@@ -27,6 +27,14 @@ class StudyParser(argparse.ArgumentParser):
         """Print the sentence and exit with status 2."""
         sys.stderr.write(f"{self.prog}: error: {message}; see {self.prog} --help.\n")
         sys.exit(2)
+
+
+def free_version(runs: Path) -> Path:
+    """``runs/version_N`` with the next N that is free."""
+    count = 0
+    while (runs / f"version_{count}").exists():
+        count += 1
+    return runs / f"version_{count}"
 
 
 def new_folder(asked: str | None, default: Path) -> Path:
@@ -40,10 +48,7 @@ def new_folder(asked: str | None, default: Path) -> Path:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"--output_dir: {asked} exists already and is not empty; give a new folder.")
     else:
-        count = 0
-        while (default / f"version_{count}").exists():
-            count += 1
-        folder = default / f"version_{count}"
+        folder = free_version(default)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,14 +68,17 @@ def existing_file(path: str, option: str) -> Path:
 
 
 def load_rules(paths: Sequence[str]) -> dict[str, UpdateRule]:
-    """The trained rules of checkpoints by the names of their runs, with a number where a name is taken.
+    """Trained rules by the names of their runs, files or their own, with a number where a name is taken.
+
+    Args:
+        paths: training checkpoints, exported files, or names of pretrained rules.
 
     Raises:
         InputError: for a file that is missing or cannot be read.
     """
     rules: dict[str, UpdateRule] = {}
     for path in paths:
-        rule = checkpoint.load_rule(existing_file(path, "--ckpt_path"))
+        rule = exported.load(path)
         home = Path(path).resolve().parent
         name = home.parent.parent.name if home.name == "checkpoints" else Path(path).stem
         rules[name if name not in rules else f"{name} {len(rules)}"] = rule

@@ -8,9 +8,9 @@ import torch
 import yaml
 
 from l2l_lightning.cli import main
+from l2l_lightning.commands.heatmap import rate
 from l2l_lightning.evaluation.plots import heatmap
 from l2l_lightning.evaluation.report import Estimate
-from l2l_lightning.studies.heatmap import rate
 
 PAIRS = [[0.9, 0.999], [0.5, 0.555]]
 

@@ -1,0 +1,203 @@
+"""``l2l compare``: learned rules, hand-made rules and ``torch.optim`` on any problems, side by side."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from tqdm import tqdm
+
+from l2l_lightning import exported
+from l2l_lightning.commands.base import Run, free_version, load_rules
+from l2l_lightning.core.errors import InputError, check_positive, check_positive_int
+from l2l_lightning.core.problems import Problems
+from l2l_lightning.core.random import Split
+from l2l_lightning.data import ProblemDataModule
+from l2l_lightning.evaluation import pictures
+from l2l_lightning.evaluation.compare import DEFAULT_RATES, Baselines, Contender, Result, race, tuned_rate
+from l2l_lightning.evaluation.report import comparison_table
+from l2l_lightning.evaluation.store import Store
+from l2l_lightning.evaluation.torch_contender import TorchOptimizer
+from l2l_lightning.optimizees import OptimizeeModule
+from l2l_lightning.rules import HandmadeRule, UpdateRule
+from l2l_lightning.user_errors import OneSentenceParser
+
+HELP = "learned rules, hand-made ones and torch.optim on any problems, with pictures"
+WIDEN = 6  # how often a grid of rates may grow
+
+
+@dataclass
+class Target:
+    """What is optimized.
+
+    Attributes:
+        optimizee: the problem.
+        data: its data; tuning problems choose the rates, test problems count.
+    """
+
+    optimizee: OptimizeeModule
+    data: ProblemDataModule
+
+
+def parser() -> OneSentenceParser:
+    """The command line; a configuration file has the same keys."""
+    it = OneSentenceParser(
+        prog="l2l compare",
+        description="Compare optimizers on problems that nobody trained on: the same initial parameters and "
+        "minibatches for all, learning rates tuned on other problems. Writes summary.json, curves.csv, table.md, "
+        "figures, TensorBoard events and report.html. An interrupted comparison goes on when it is started again with "
+        "the same --output_dir.",
+    )
+    it.add_argument("--config", action="config", help="YAML file with these options")
+    it.add_argument(
+        "--ckpt_path",
+        nargs="+",
+        type=str,
+        default=[],
+        help="learned rules: training checkpoints, exported files, or names of pretrained ones",
+    )
+    it.add_argument(
+        "--rules", type=list[HandmadeRule] | None, default=None, help="hand-made rules; all where not given"
+    )
+    it.add_argument(
+        "--torch_optimizers", nargs="+", type=str, default=[], help="classes of torch.optim by name, such as AdamW"
+    )
+    it.add_argument(
+        "--torch_arguments",
+        type=dict[str, dict[str, Any]],
+        default={},
+        help="their further arguments by class, such as {AdamW: {weight_decay: 0.1}}",
+    )
+    it.add_argument(
+        "--targets",
+        type=dict[str, Target],
+        default={},
+        help="name: {optimizee, data}; where none is given, what the first learned rule was trained on",
+    )
+    it.add_argument(
+        "--learning_rates", nargs="+", type=float, default=list(DEFAULT_RATES), help="grid, widened at need"
+    )
+    it.add_argument("--problems", type=int | None, default=None, help="test problems of every target, at least 2")
+    it.add_argument("--steps", type=int | None, default=None, help="inner steps of every target")
+    it.add_argument("--horizons", nargs="+", type=int, default=[1], help="factors on the steps, such as 1 10")
+    it.add_argument("--root", type=str | None, default=None, help="folder of image data")
+    it.add_argument("--num_threads", type=int | None, default=None, help="threads of torch on the CPU")
+    it.add_argument("--output_dir", type=str | None, default=None, help="folder; logs/compare/version_N")
+    return it
+
+
+def main(arguments: Sequence[str], run: Run) -> None:
+    """Measure what is not measured yet, then draw.
+
+    Raises:
+        InputError: for files that are missing or no rules, bad numbers, data that is missing, or a folder in use.
+    """
+    options = parser()
+    config = options.parse_args(list(arguments))
+    learned = load_rules(config.ckpt_path)
+    for rate in config.learning_rates:
+        check_positive(config, learning_rates=rate)
+    check_positive_int(config, **{f"horizons[{i}]": factor for i, factor in enumerate(config.horizons)})
+    if config.num_threads is not None:
+        check_positive_int(config, num_threads=config.num_threads)
+        torch.set_num_threads(config.num_threads)
+    config = _with_targets(options, config)
+    built = options.instantiate(config)
+    targets, contenders = built.targets, _contenders(config, built.rules, learned)
+
+    plain = json.loads(options.dump(config, format="json", skip_none=False))
+    settings = {key: plain[key] for key in ("targets", "rules", "torch_arguments", "learning_rates")}
+    files = zip(learned, config.ckpt_path, strict=True)
+    settings |= {"contenders": list(contenders), "sha256": {name: _digest(path) for name, path in files}}
+    folder = Path(config.output_dir) if config.output_dir else free_version(Path("logs") / "compare")
+    store = Store.open(folder, settings)
+    with tqdm(total=len(targets) * len(contenders), unit="run", desc="compare") as bar:
+        for name, target in targets.items():
+            _measure(store, name, target, contenders, config.learning_rates, bar)
+    print(f"\n{comparison_table(store.results())}\nreport: {pictures.draw(store)}")
+
+
+def _with_targets(options: OneSentenceParser, config: Namespace) -> Namespace:
+    """The configuration with one target for each family and horizon, their sizes as asked for."""
+    if not config.targets:
+        config = options.parse_object({"targets": _trained_on(config.ckpt_path)}, cfg_base=config)
+    targets = {}
+    for name, target in config.targets.items():
+        for factor in config.horizons:
+            own = target.clone()
+            sizes = own.data.init_args
+            if config.root is not None and "root" in sizes:
+                sizes["root"] = config.root
+            if config.problems is not None:
+                sizes["test_problems"] = config.problems
+            if config.steps is not None:
+                sizes["steps"] = config.steps
+            if sizes["test_problems"] < 2:
+                raise InputError(
+                    f"{name}: an interval needs at least 2 problems, got {sizes['test_problems']}; set --problems."
+                )
+            sizes["steps"] *= factor
+            targets[name if factor == 1 else f"{name} x{factor}"] = own
+    config.targets = targets
+    return config
+
+
+def _trained_on(paths: Sequence[str]) -> dict[str, Any]:
+    if not paths:
+        raise InputError("give targets in a --config, or a --ckpt_path whose problems are to be the target.")
+    trained_on = exported.trained_on(paths[0])
+    if "data" not in trained_on:
+        raise InputError(f"{paths[0]} does not say on which data it was trained; give targets in a --config.")
+    name = trained_on["optimizee"]["class_path"].rpartition(".")[2]
+    return {name: {key: trained_on[key] for key in ("optimizee", "data")}}
+
+
+def _contenders(
+    config: Namespace, rules: list[HandmadeRule] | None, learned: dict[str, UpdateRule]
+) -> dict[str, Contender]:
+    """Learned rules first; the others have their rates still to be tuned."""
+    baselines: dict[str, UpdateRule] = dict(Baselines(rules).rules)
+    for name in config.torch_optimizers:
+        baselines[f"torch.{name}"] = TorchOptimizer(name, arguments=config.torch_arguments.get(name))
+    contenders = {name: Contender(name, rule, learned=True) for name, rule in learned.items()}
+    contenders |= {name: Contender(name, rule) for name, rule in baselines.items()}
+    if not contenders:
+        raise InputError("there is nobody to compare: give --ckpt_path, --rules or --torch_optimizers.")
+    return contenders
+
+
+def _measure(
+    store: Store, name: str, target: Target, contenders: dict[str, Contender], grid: list[float], bar: tqdm
+) -> None:
+    problems: Problems | None = None
+    for contender in contenders.values():
+        if store.load(name, contender.name) is None:
+            if problems is None:
+                problems = _prepared(target)
+            store.save(name, contender.name, _result(contender, problems, target.data, grid))
+        bar.update()
+
+
+def _prepared(target: Target) -> Problems:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    target.data.prepare_data()
+    target.data.setup("test")
+    return Problems(target.optimizee, device)
+
+
+def _result(contender: Contender, problems: Problems, data: ProblemDataModule, grid: list[float]) -> Result:
+    rule = contender.rule.to(problems.device)
+    if not contender.learned:
+        rate = tuned_rate(rule, grid, problems, data.held_out_windows(Split.TUNING), WIDEN)
+        contender = Contender(contender.name, rule.with_rate(rate), rate)
+    scored = list(data.held_out_data(Split.TEST, problems.device))
+    windows = data.held_out_windows(Split.TEST)
+    return race([contender], problems, windows, Split.TEST, scored)[contender.name]
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(exported.find(path).read_bytes()).hexdigest()
