@@ -1,5 +1,6 @@
 """``l2l fit | validate | test``: a LightningCLI."""
 
+import json
 import logging
 import os
 import sys
@@ -95,8 +96,10 @@ class L2LCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything, and tell the model what it is trained on, without folders of this machine."""
         super().instantiate_classes()
-        config = self.config[self.subcommand].clone().as_dict()
+        plain = self.parser.dump(self.config, format="json", skip_none=False)
+        config = json.loads(plain)[self.subcommand]
         config["data"]["init_args"].pop("root", None)
+        config["data"]["init_args"]["unroll"] = config["model"]["unroll"]  # a link, which is not dumped
         parts = {name: config["model"][name] for name in ("optimizee", "horizon", "objective")}
         self.model.trained_on |= {name: part for name, part in parts.items() if part} | {"data": config["data"]}
 

@@ -254,12 +254,17 @@ class LearnedOptimizer(Optimizer):
         places = [place for group in state_dict["param_groups"] for place in group["params"]]
         for param, place in zip(order, places, strict=True):
             for name, leaf in state_dict["state"].get(place, {}).items():
+                home = "cpu" if name == STEP else param.device  # a count on a GPU would have to be waited for
                 dtype = _working_dtype(param) if leaf.is_floating_point() else leaf.dtype
-                self.state[param][name] = leaf.clone() if name == STEP else leaf.to(param.device, dtype, copy=True)
+                self.state[param][name] = leaf.to(home, dtype, copy=True)
 
 
 def _rule_of(given: UpdateRule | str | Path) -> UpdateRule:
-    return given if isinstance(given, UpdateRule) else exported.load(given)
+    if isinstance(given, UpdateRule):
+        return given
+    if not isinstance(given, str | Path):
+        raise InputError(f"LearnedOptimizer: rule must be an update rule, a file or a name, got {given!r}.")
+    return exported.load(given)
 
 
 def _part(rule: UpdateRule, name: str | None) -> UpdateRule:

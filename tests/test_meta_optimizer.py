@@ -202,7 +202,7 @@ def test_the_baselines_run_once_and_every_later_validation_only_the_learned_rule
     monkeypatch.setattr(Adam, "forward", counted)
     module = small.module()
     small.trainer(tmp_path, max_epochs=3).fit(module, datamodule=small.data())
-    assert calls == 20 * (2 + 1), "two rates in tuning, one race"
+    assert calls == 20 * (1 + 1), "tuning, with two rates side by side, and one race"
     assert set(module.results) == {LEARNED, "Adam", "Nesterov"}
 
 

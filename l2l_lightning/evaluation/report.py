@@ -48,7 +48,6 @@ class Summary:
         problems: number of problems.
         metrics: the optimizee's metrics on held-out data.
         learned: whether it is a learned rule; the others are baselines.
-        seconds_per_step: wall-clock time of one inner step of all problems.
     """
 
     learning_rate: float | None
@@ -58,7 +57,6 @@ class Summary:
     problems: int
     metrics: dict[str, Estimate]
     learned: bool
-    seconds_per_step: float
 
     @classmethod
     def of(cls, result: Result) -> "Summary":
@@ -72,7 +70,6 @@ class Summary:
             len(final),
             {name: Estimate.of(values) for name, values in result.metrics.items()},
             result.learned,
-            result.seconds_per_step,
         )
 
 
@@ -175,9 +172,10 @@ def aligned(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def steps_to(results: dict[str, Result], loss: float) -> dict[str, int | None]:
-    """Inner steps until a contender's mean loss first is at most ``loss``; None where it never is."""
-    reached = {name: (result.curve.double().mean(1) <= loss).nonzero() for name, result in results.items()}
+def steps_to(results: dict[str, Result], loss: float | None) -> dict[str, int | None]:
+    """Inner steps until a contender's mean loss first is at most ``loss``; None where it never is, or without one."""
+    goal = float("-inf") if loss is None else loss
+    reached = {name: (result.curve.double().mean(1) <= goal).nonzero() for name, result in results.items()}
     return {name: int(steps[0]) if len(steps) else None for name, steps in reached.items()}
 
 
@@ -189,9 +187,13 @@ def comparison_summary(targets: dict[str, dict[str, Result]], settings: dict[str
         values = as_plain_values(summaries)
         best = best_baseline(summaries)
         goal = None if best is None else summaries[best].final_loss.mean
-        for name, steps in ({} if goal is None else steps_to(results, goal)).items():
-            seconds = None if steps is None else steps * summaries[name].seconds_per_step
-            values["contenders"][name] |= {"steps_to_target": steps, "seconds_to_target": seconds}
+        for name, steps in steps_to(results, goal).items():
+            second = results[name].seconds_per_step
+            values["contenders"][name] |= {
+                "seconds_per_step": second,
+                "steps_to_target": steps,
+                "seconds_to_target": None if steps is None else steps * second,
+            }
         summary["targets"][target] = values | {"best_baseline": best, "target_loss": goal}
     return summary
 
@@ -203,10 +205,9 @@ def comparison_table(targets: dict[str, dict[str, Result]]) -> str:
         summaries = summarize(results)
         best = best_baseline(summaries)
         goal = None if best is None else summaries[best].final_loss.mean
-        reached = dict.fromkeys(results) if goal is None else steps_to(results, goal)
         further = {}
-        for name, summary in summaries.items():
-            seconds, steps = summary.seconds_per_step, reached[name]
+        for name, steps in steps_to(results, goal).items():
+            seconds = results[name].seconds_per_step
             further[name] = {
                 "ms a step": f"{1e3 * seconds:.2f}",
                 "steps to target": "-" if steps is None else str(steps),
