@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from l2l_lightning.core.description import Description, describe, differences
@@ -66,6 +64,8 @@ def load_phi(path: str | Path, rule: nn.Module) -> None:
     Raises:
         InputError: if the file cannot be read or holds another rule.
     """
+    from lightning.pytorch.utilities import rank_zero_info  # takes seconds, which users of a trained rule need not wait
+
     checkpoint = read(path)
     check_rule(checkpoint, rule, exact=False)
     rule.load_state_dict(phi(checkpoint))
@@ -88,6 +88,8 @@ def build_rule(description: Description, tensors: dict[str, Tensor], name: str) 
     Raises:
         InputError: if the class cannot be found or built, or phi does not fit it.
     """
+    from jsonargparse import ArgumentError, ArgumentParser
+
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--rule", type=UpdateRule)
 

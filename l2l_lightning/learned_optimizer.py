@@ -105,7 +105,8 @@ class LearnedOptimizer(Optimizer):
         names = group.get("param_names", [None] * len(group["params"]))
         try:
             rule = _rule_of(group["rule"])
-            group["rule"] = describe(rule)  # plain values only, so that a saved state loads with weights_only=True
+            # Plain values only, so that a saved state loads with weights_only=True.
+            group["rule"] = describe(rule) | {"sha256": exported.digest(rule.state_dict())}
             self._check(group)
             parts = [_part(rule, name) for name in names]
         except Exception:

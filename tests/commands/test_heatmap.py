@@ -64,7 +64,7 @@ def test_what_diverged_is_drawn_without_a_shade() -> None:
         (("--rates", "fast"), "'fast' is no learning rate"),
         (("--rates", "linear:1"), "neither a number nor cosine:START"),
         (("--rates", "cosine:-1"), "start must be a positive number, got -1.0"),
-        (("--ckpt_path", "nowhere.ckpt"), "--ckpt_path: there is no file nowhere.ckpt"),
+        (("--ckpt_path", "nowhere.ckpt"), "nowhere.ckpt is neither a file nor a pretrained rule"),
     ],
 )
 def test_mistakes_get_one_sentence(
