@@ -19,21 +19,53 @@ WORKLOADS = {
     "M": "MNIST MLP of 15,910 parameters, batch 128, B = 1, unroll 20",
 }
 
+STEPS = {
+    "T": "one step of a rule without graph on the MNIST MLP of M, alone and with the network's gradient",
+    "S": "one step of LearnedOptimizer, in ns a parameter",
+}
+SIZES = (10_000, 100_000, 1_000_000)  # parameters, for S
+
 Reading = dict[str, Any]  # see Meter.reading
 
 
 def train(setting: str, training: str, threads: int, **limits: float) -> Reading:
     """One training in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.worker", setting, training, "--threads", str(threads)]
-    for name, limit in limits.items():
-        command += [f"--{name}", str(limit)]
+    reading = child("benchmarks.worker", setting, training, threads=threads, **limits)
+    print(f"{setting} {training}: {reading['steps_per_second']:.1f} inner steps/s", file=sys.stderr)
+    return reading
+
+
+def child(module: str, *words: str, threads: int, **options: float) -> Reading:
+    """What a module of the benchmark prints, in a process of its own."""
+    command = [sys.executable, "-m", module, *words, "--threads", str(threads)]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     reading: Reading = json.loads(done.stdout.splitlines()[-1])
-    print(f"{setting} {training}: {reading['steps_per_second']:.1f} inner steps/s", file=sys.stderr)
     return reading
+
+
+def measure_steps(setting: str, repetitions: int, threads: int) -> dict[str, Reading]:
+    """Column -> contender -> seconds of a step."""
+    columns = ["rule", "inner"] if setting == "T" else [str(size) for size in SIZES]
+    return {column: child("benchmarks.steps", column, threads=threads, repetitions=repetitions) for column in columns}
+
+
+def step_rows(setting: str, columns: dict[str, Reading]) -> list[list[str]]:
+    """One row a contender: T in microseconds and times Adam's, S in nanoseconds a parameter."""
+    rows = []
+    for name in next(iter(columns.values())):
+        cells = []
+        for column, seconds in columns.items():
+            if setting == "T":
+                cells += [f"{1e6 * seconds[name]:.0f}", f"{seconds[name] / seconds['Adam']:.2f}"]
+            else:
+                cells.append(f"{1e9 * seconds[name] / int(column):.1f}")
+        rows.append([setting, name, *cells])
+    return rows
 
 
 def measure(setting: str, repetitions: int, seconds: float, threads: int) -> dict[str, list[Reading]]:
@@ -96,10 +128,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Speed and memory of meta-training a coordinatewise LSTM: ours against a plain PyTorch loop.",
-        epilog="; ".join(f"{name}: {text}" for name, text in WORKLOADS.items()),
+        epilog="; ".join(f"{name}: {text}" for name, text in (WORKLOADS | STEPS).items()),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--settings", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="what to train on")
+    everything = [*WORKLOADS, *STEPS]
+    parser.add_argument("--settings", nargs="+", choices=everything, default=everything, help="what to measure")
     parser.add_argument("--repetitions", type=int, default=5, help="processes for each training")
     parser.add_argument("--seconds", type=float, default=6.0, help="measured time of one repetition")
     parser.add_argument("--windows", type=int, default=2000, help="length of the memory check on Q; 0 leaves it out")
@@ -121,15 +154,22 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, save."""
     args = parse_arguments()
-    readings = {name: measure(name, args.repetitions, args.seconds, args.threads) for name in args.settings}
-    memory = train("Q", "lightning", args.threads, windows=args.windows) if args.windows else None
+    trainings = [name for name in args.settings if name in WORKLOADS]
+    readings = {name: measure(name, args.repetitions, args.seconds, args.threads) for name in trainings}
+    steps = {name: measure_steps(name, args.repetitions, args.threads) for name in args.settings if name in STEPS}
+    memory = train("Q", "lightning", args.threads, windows=args.windows) if args.windows and trainings else None
 
     print(", ".join(f"{name} {value}" for name, value in (machine() | versions() | {"threads": args.threads}).items()))
     for name in args.settings:
-        print(f"{name}: {WORKLOADS[name]}")
+        print(f"{name}: {(WORKLOADS | STEPS)[name]}")
     print(f"medians of {args.repetitions} repetitions; memory in MiB, before = after imports and data set\n")
-    header = ["setting", "training", "inner steps/s", "min - max", "/ plain", "before", "peak", "added"]
-    print(markdown(header, [row for name in args.settings for row in speed_rows(name, readings[name])]))
+    if trainings:
+        header = ["setting", "training", "inner steps/s", "min - max", "/ plain", "before", "peak", "added"]
+        print(markdown(header, [row for name in trainings for row in speed_rows(name, readings[name])]))
+    for name, columns in steps.items():
+        sizes = [f"{size:,} parameters" for size in SIZES]
+        heads = ["step, us", "/ Adam", "with gradient, us", "/ Adam"] if name == "T" else sizes
+        print("\n" + markdown(["setting", "step", *heads], step_rows(name, columns)))
     if memory:
         growth = 100 * (memory["end"] / memory["settled"] - 1)
         print(
@@ -143,6 +183,7 @@ def main() -> None:
             "threads": args.threads,
             "seconds": args.seconds,
             "readings": readings,
+            "steps": steps,
             "memory_check": memory,
         }
         args.output.parent.mkdir(parents=True, exist_ok=True)

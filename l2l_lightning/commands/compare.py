@@ -27,7 +27,6 @@ from l2l_lightning.rules import HandmadeRule, UpdateRule
 from l2l_lightning.user_errors import OneSentenceParser
 
 HELP = "learned rules, hand-made ones and torch.optim on any problems, with pictures"
-WIDEN = 6  # how often a grid of rates may grow
 
 
 @dataclass
@@ -192,7 +191,7 @@ def _prepared(target: Target) -> Problems:
 def _result(contender: Contender, problems: Problems, data: ProblemDataModule, grid: list[float]) -> Result:
     rule = contender.rule.to(problems.device)
     if not contender.learned:
-        rate = tuned_rate(rule, grid, problems, data.held_out_windows(Split.TUNING), WIDEN)
+        rate = tuned_rate(rule, grid, problems, data.held_out_windows(Split.TUNING))
         contender = Contender(contender.name, rule.with_rate(rate), rate)
     scored = list(data.held_out_data(Split.TEST, problems.device))
     windows = data.held_out_windows(Split.TEST)

@@ -162,22 +162,17 @@ def _named(rules: Sequence[HandmadeRule]) -> dict[str, HandmadeRule]:
 SIDE_BY_SIDE = 2**18  # the most coordinates, of all rates and problems, that are tuned in one batch
 
 
-def tuned_rate(
-    rule: UpdateRule, grid: Iterable[float], problems: Problems, windows: Iterable[Window], widen: int = 0
-) -> float:
+WIDEN = 6  # how often a grid of rates may grow
+
+
+def tuned_rate(rule: UpdateRule, grid: Iterable[float], problems: Problems, windows: Iterable[Window]) -> float:
     """The rate of the grid with the smallest mean loss over the trajectories of the tuning problems.
 
-    A rate that diverges on any of them loses to every rate that does not; the smallest wins where all do.
-
-    Args:
-        rule: a rule with a rate.
-        grid: the rates.
-        problems: the optimizee.
-        windows: those of the tuning problems.
-        widen: how often the grid may grow by one rate where the best one lies at its edge.
+    A rate that diverges on any of them loses to every rate that does not; the smallest wins where all do. Where the
+    best one lies at the edge of a grid of several, the grid grows beyond it in equal ratios.
     """
     losses = _losses_by_rate(rule, sorted(grid), problems, windows)
-    for _ in range(widen):
+    for _ in range(WIDEN):
         rates, best = sorted(losses), min(sorted(losses), key=lambda rate: losses[rate])
         if len(rates) < 2 or best not in (rates[0], rates[-1]) or losses[best] == torch.inf:
             break
@@ -209,7 +204,7 @@ class Baselines:
     Args:
         rules: the rules, whose own rates are ignored; by default SGD, Momentum, Nesterov, Adagrad, RMSprop, Adam and
             Adamax.
-        learning_rates: the grid; by default 1e-4, 3e-4, ... 10.
+        learning_rates: the grid, by default 1e-4, 3e-4, ... 10; it grows where the best lies at its edge.
 
     Raises:
         InputError: for a rate that is not positive.

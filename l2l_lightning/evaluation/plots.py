@@ -3,6 +3,7 @@
 from math import ceil, isfinite, nan, sqrt
 
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
@@ -138,16 +139,22 @@ def _drawn(value: float) -> float:
 
 def _draw_curves(axes: Axes, results: dict[str, Result], title: str, by_time: bool = False) -> None:
     single = sum(result.learned for result in results.values()) == 1
-    for name, result in sorted(results.items(), key=lambda item: not item[1].learned):
+    colours = colormaps["tab20" if len(results) > 10 else "tab10"].colors  # type: ignore[attr-defined]
+    longest = max(len(result.curve) for result in results.values())
+    smooth = max(1, longest // 150)
+    for place, (name, result) in enumerate(sorted(results.items(), key=lambda item: not item[1].learned)):
         curve = result.curve.double().cpu()
         finite = torch.isfinite(curve).all(1)
         last = int(finite.sum())
-        curve, count = curve[:last], curve.shape[1]
+        # The mean of some steps, so that the noise of minibatches does not hide the rest.
+        curve, count = curve[:last].unfold(0, min(smooth, last), 1).mean(-1), curve.shape[1]
         mean = curve.mean(1)
         label = name if result.learning_rate is None else f"{name} ({result.learning_rate:g})"
-        style = {"color": "black", "linewidth": 2.5, "zorder": 3} if result.learned and single else {"linewidth": 1.3}
+        style = {"color": colours[place % len(colours)], "linewidth": 2.2 if result.learned else 1.1}
+        if result.learned and single:
+            style = {"color": "black", "linewidth": 2.5, "zorder": 3}
         unit = result.seconds_per_step if by_time else 1.0
-        x = torch.arange(last) * unit
+        x = (torch.arange(len(mean)) + (min(smooth, last) - 1) / 2) * unit
         (line,) = axes.plot(x, mean, label=label if finite.all() else f"{label}, diverged", **style)
         if count > 1:
             half = stats.t.ppf(0.975, count - 1) * curve.std(1) / sqrt(count)
@@ -155,8 +162,10 @@ def _draw_curves(axes: Axes, results: dict[str, Result], title: str, by_time: bo
             axes.fill_between(x, low, mean + half, color=line.get_color(), alpha=0.15, linewidth=0)
     if all(bool((result.curve > 0).all()) for result in results.values()):
         axes.set_yscale("log")
-    axes.set(xlabel="seconds" if by_time else "inner steps", ylabel="loss", title=title)
+    axes.set(xlabel="seconds" if by_time else "inner steps", title=title)
+    axes.set_ylabel("loss" if smooth == 1 else f"loss, mean of {smooth} steps")
     axes.grid(alpha=0.3, which="both", linewidth=0.5)
     rates = any(result.learning_rate is not None for result in results.values())
     heading = "contender (learning rate)" if rates else None
-    axes.legend(title=heading, fontsize="x-small", title_fontsize="x-small", framealpha=0.6)
+    many = {"ncols": 2} if len(results) > 8 else {}
+    axes.legend(title=heading, fontsize="x-small", title_fontsize="x-small", framealpha=0.6, **many)

@@ -1,0 +1,107 @@
+"""What one step costs: rules beside hand-made Adam, and ``LearnedOptimizer`` beside ``torch.optim.Adam``.
+
+Prints one line of JSON: name -> seconds of a step. Contenders take turns, so that the noise of a shared machine hits
+all.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import nn
+
+from benchmarks.settings import mnist_mlp
+from l2l_lightning import LearnedOptimizer
+from l2l_lightning.core.problems import Problems
+from l2l_lightning.core.unroll import RuleInput
+from l2l_lightning.rules import Adam, CoordinatewiseLSTM, KMomentums, KTimesteps, MultiscaleAdam, SoftmaxMLP, UpdateRule
+
+Step = Callable[[], object]
+RULES: dict[str, Callable[[], UpdateRule]] = {
+    "Adam": Adam,
+    "LA, k = 6": MultiscaleAdam,
+    "RNN of two layers, k = 6": lambda: MultiscaleAdam(SoftmaxMLP(2)),
+    "k timesteps, k = 5": KTimesteps,
+    "k momentums, k = 10": KMomentums,
+    "LSTM (20, 20)": CoordinatewiseLSTM,
+}
+WARM_UP = 3
+
+
+class RuleStep:
+    """A rule without graph on the MNIST MLP, alone or with the network's loss and gradient."""
+
+    def __init__(self, rule: UpdateRule, with_gradient: bool) -> None:
+        self.rule, self.with_gradient = rule, with_gradient
+        setting = mnist_mlp(images=1000)
+        self.problems, window = Problems(setting.optimizee), setting.window(0)
+        self.data = window.data(0, window.instance)
+        self.theta = self.problems.draw(setting.problems, torch.Generator().manual_seed(0))
+        self.grad = self.problems.losses_and_grads(self.theta, self.data)[1]
+        self.state = rule.init_state(self.theta)
+        self.t = torch.zeros(setting.problems, dtype=torch.long)
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        if self.with_gradient:
+            self.grad = self.problems.losses_and_grads(self.theta, self.data)[1]
+        step, self.state = self.rule(RuleInput(self.theta, self.grad, None, self.t), self.state)
+        self.theta = self.theta + step
+        self.t = self.t + 1
+
+
+def optimizers(count: int) -> dict[str, Step]:
+    """Steps of optimizers on ``count`` parameters with random gradients."""
+
+    def parameter() -> list[nn.Parameter]:
+        parameter = nn.Parameter(torch.randn(count))
+        parameter.grad = torch.randn(count)
+        return [parameter]
+
+    steps: dict[str, Step] = {
+        "torch Adam, for loop": torch.optim.Adam(parameter(), foreach=False).step,
+        "torch Adam, foreach": torch.optim.Adam(parameter(), foreach=True).step,
+    }
+    return steps | {name: LearnedOptimizer(parameter(), rule()).step for name, rule in RULES.items()}
+
+
+def seconds(steps: dict[str, Step], repetitions: int, each: float) -> dict[str, float]:
+    """Median over the repetitions of the mean time of a step; every repetition lasts about ``each`` seconds."""
+    readings: dict[str, list[float]] = {name: [] for name in steps}
+    counts = {}
+    for name, step in steps.items():
+        for _ in range(WARM_UP):
+            start = time.perf_counter()
+            step()
+            counts[name] = max(1, int(each / (time.perf_counter() - start)))
+    for _ in range(repetitions):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            for _ in range(counts[name]):
+                step()
+            readings[name].append((time.perf_counter() - start) / counts[name])
+    return {name: median(values) for name, values in readings.items()}
+
+
+def main() -> None:
+    """Measure ``rule``, ``inner`` (with the gradient) or the number of parameters asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description="What one step costs.")
+    parser.add_argument("what", help="rule, inner, or a number of parameters for LearnedOptimizer")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
+    parser.add_argument("--repetitions", type=int, default=7, help="turns of every contender")
+    parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    if args.what in ("rule", "inner"):
+        steps: dict[str, Step] = {name: RuleStep(rule(), args.what == "inner") for name, rule in RULES.items()}
+    else:
+        steps = optimizers(int(args.what))
+    print(json.dumps(seconds(steps, args.repetitions, args.seconds)))
+
+
+if __name__ == "__main__":
+    main()
