@@ -6,7 +6,7 @@ CONFIG ?= configs/quadratic_lstm.yaml
 # Further options of the demo's training, such as ARGS="--trainer.max_epochs 1"
 ARGS ?=
 
-.PHONY: install demo test test-slow lint format bench clean
+.PHONY: install demo test test-slow lint format bench docs clean
 
 install: $(INSTALLED)
 
@@ -37,5 +37,8 @@ format: install
 bench: install  ## inner steps a second and peak memory beside a plain loop
 	$(BIN)/python -m benchmarks
 
+docs: install  ## the site, in site/
+	$(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

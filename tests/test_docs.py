@@ -38,7 +38,7 @@ def commands(page: Path) -> list[list[str]]:
 def workplace(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the configurations, and a trained rule where the pages have theirs."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "mine.py").write_text(blocks(PAGES[0], "python")[0] + "\nclass Net(nn.Linear):\n    pass\n")
+    (tmp_path / "mine.py").write_text(blocks(PAGES[0], "python")[1] + "\nclass Net(nn.Linear):\n    pass\n")
     for name in ("quadratic_lstm", "mnist_mlp_lstm"):
         shutil.copytree(run / "checkpoints", tmp_path / "logs" / name / "version_0" / "checkpoints")
     monkeypatch.chdir(tmp_path)
