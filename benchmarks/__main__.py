@@ -49,21 +49,24 @@ def child(module: str, *words: str, threads: int, **options: float) -> Reading:
 
 
 def measure_steps(setting: str, repetitions: int, threads: int) -> dict[str, Reading]:
-    """Column -> contender -> seconds of a step."""
+    """Column -> contender -> ``seconds`` of a step, and for S ``bytes`` of its state."""
     columns = ["rule", "inner"] if setting == "T" else [str(size) for size in SIZES]
     return {column: child("benchmarks.steps", column, threads=threads, repetitions=repetitions) for column in columns}
 
 
 def step_rows(setting: str, columns: dict[str, Reading]) -> list[list[str]]:
-    """One row a contender: T in microseconds and times Adam's, S in nanoseconds a parameter."""
+    """One row a contender: T in microseconds and times Adam's, S in nanoseconds and bytes a parameter."""
     rows = []
     for name in next(iter(columns.values())):
         cells = []
-        for column, seconds in columns.items():
+        for column, readings in columns.items():
+            seconds = readings[name]["seconds"]
             if setting == "T":
-                cells += [f"{1e6 * seconds[name]:.0f}", f"{seconds[name] / seconds['Adam']:.2f}"]
+                cells += [f"{1e6 * seconds:.0f}", f"{seconds / readings['Adam']['seconds']:.2f}"]
             else:
-                cells.append(f"{1e9 * seconds[name] / int(column):.1f}")
+                cells.append(f"{1e9 * seconds / int(column):.1f}")
+        if setting == "S":
+            cells.append(f"{readings[name]['bytes'] / int(column):.0f}")
         rows.append([setting, name, *cells])
     return rows
 
@@ -167,8 +170,8 @@ def main() -> None:
         header = ["setting", "training", "inner steps/s", "min - max", "/ plain", "before", "peak", "added"]
         print(markdown(header, [row for name in trainings for row in speed_rows(name, readings[name])]))
     for name, columns in steps.items():
-        sizes = [f"{size:,} parameters" for size in SIZES]
-        heads = ["step, us", "/ Adam", "with gradient, us", "/ Adam"] if name == "T" else sizes
+        sizes = [f"ns at {size:,}" for size in SIZES]
+        heads = ["step, us", "/ Adam", "with gradient, us", "/ Adam"] if name == "T" else [*sizes, "bytes of state"]
         print("\n" + markdown(["setting", "step", *heads], step_rows(name, columns)))
     if memory:
         growth = 100 * (memory["end"] / memory["settled"] - 1)

@@ -1,7 +1,7 @@
 """What one step costs: rules beside hand-made Adam, and ``LearnedOptimizer`` beside ``torch.optim.Adam``.
 
-Prints one line of JSON: name -> seconds of a step. Contenders take turns, so that the noise of a shared machine hits
-all.
+Prints one line of JSON: name -> seconds of a step, and bytes of its state. Contenders take turns, so that the noise of a
+shared machine hits all of them.
 """
 
 import argparse
@@ -11,7 +11,8 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from benchmarks.settings import mnist_mlp
 from l2l_lightning import LearnedOptimizer
@@ -53,19 +54,25 @@ class RuleStep:
         self.t = self.t + 1
 
 
-def optimizers(count: int) -> dict[str, Step]:
-    """Steps of optimizers on ``count`` parameters with random gradients."""
+def optimizers(count: int) -> dict[str, Optimizer]:
+    """Optimizers of ``count`` parameters with random gradients."""
 
     def parameter() -> list[nn.Parameter]:
         parameter = nn.Parameter(torch.randn(count))
         parameter.grad = torch.randn(count)
         return [parameter]
 
-    steps: dict[str, Step] = {
-        "torch Adam, for loop": torch.optim.Adam(parameter(), foreach=False).step,
-        "torch Adam, foreach": torch.optim.Adam(parameter(), foreach=True).step,
+    found: dict[str, Optimizer] = {
+        "torch Adam, for loop": torch.optim.Adam(parameter(), foreach=False),
+        "torch Adam, foreach": torch.optim.Adam(parameter(), foreach=True),
     }
-    return steps | {name: LearnedOptimizer(parameter(), rule()).step for name, rule in RULES.items()}
+    return found | {name: LearnedOptimizer(parameter(), rule()) for name, rule in RULES.items()}
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """What the state of all parameters takes."""
+    leaves = [leaf for state in optimizer.state.values() for leaf in state.values() if isinstance(leaf, Tensor)]
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves)
 
 
 def seconds(steps: dict[str, Step], repetitions: int, each: float) -> dict[str, float]:
@@ -97,10 +104,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     if args.what in ("rule", "inner"):
-        steps: dict[str, Step] = {name: RuleStep(rule(), args.what == "inner") for name, rule in RULES.items()}
+        rules: dict[str, Step] = {name: RuleStep(rule(), args.what == "inner") for name, rule in RULES.items()}
+        reading = {name: {"seconds": value} for name, value in seconds(rules, args.repetitions, args.seconds).items()}
     else:
-        steps = optimizers(int(args.what))
-    print(json.dumps(seconds(steps, args.repetitions, args.seconds)))
+        found = optimizers(int(args.what))
+        steps = seconds({name: optimizer.step for name, optimizer in found.items()}, args.repetitions, args.seconds)
+        reading = {name: {"seconds": steps[name], "bytes": state_bytes(found[name])} for name in found}
+    print(json.dumps(reading))
 
 
 if __name__ == "__main__":

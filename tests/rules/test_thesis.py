@@ -200,6 +200,7 @@ def test_histories_take_2_k_n_values_and_steps_of_k_timesteps_copy_none_of_them(
     theta = torch.zeros(4, 10)
     assert sum(leaf.numel() for leaf in KTimesteps(5).init_state(theta).values()) == (2 * 5 - 1) * theta.numel()
     assert sum(leaf.numel() for leaf in KMomentums(6).init_state(theta).values()) == 2 * 6 * theta.numel()
+    assert sum(leaf.numel() for leaf in MultiscaleAdam().init_state(theta).values()) == 2 * 6 * theta.numel()
     rule, state = KTimesteps(3), {}
     state = rule.init_state(theta)
     _, after = rule(RuleInput(theta, torch.ones_like(theta), None, torch.zeros(4)), state)
