@@ -1,7 +1,7 @@
 """What one step costs: rules beside hand-made Adam, and ``LearnedOptimizer`` beside ``torch.optim.Adam``.
 
-Prints one line of JSON: name -> seconds of a step, and bytes of its state. Contenders take turns, so that the noise of a
-shared machine hits all of them.
+Prints one line of JSON: name -> seconds of a step, and bytes of its state. Contenders take turns, so that the noise of
+a shared machine hits all of them.
 """
 
 import argparse
