@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from tqdm import tqdm
 
 from l2l_lightning import exported
 from l2l_lightning.commands.base import Run, free_version, load_rules
-from l2l_lightning.core.errors import InputError, check_positive, check_positive_int
+from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split
 from l2l_lightning.data import ProblemDataModule
@@ -78,13 +79,15 @@ def parser() -> OneSentenceParser:
         help="name: {optimizee, data}; where none is given, what the first learned rule was trained on",
     )
     it.add_argument(
-        "--learning_rates", nargs="+", type=float, default=list(DEFAULT_RATES), help="grid, widened at need"
+        "--learning_rates", nargs="+", type=PositiveFloat, default=list(DEFAULT_RATES), help="grid, widened at need"
     )
-    it.add_argument("--problems", type=int | None, default=None, help="test problems of every target, at least 2")
-    it.add_argument("--steps", type=int | None, default=None, help="inner steps of every target")
-    it.add_argument("--horizons", nargs="+", type=int, default=[1], help="factors on the steps, such as 1 10")
+    it.add_argument(
+        "--problems", type=PositiveInt | None, default=None, help="test problems of every target, at least 2"
+    )
+    it.add_argument("--steps", type=PositiveInt | None, default=None, help="inner steps of every target")
+    it.add_argument("--horizons", nargs="+", type=PositiveInt, default=[1], help="factors on the steps, such as 1 10")
     it.add_argument("--root", type=str | None, default=None, help="folder of image data")
-    it.add_argument("--num_threads", type=int | None, default=None, help="threads of torch on the CPU")
+    it.add_argument("--num_threads", type=PositiveInt | None, default=None, help="threads of torch on the CPU")
     it.add_argument("--output_dir", type=str | None, default=None, help="folder; logs/compare/version_N")
     return it
 
@@ -98,11 +101,10 @@ def main(arguments: Sequence[str], run: Run) -> None:
     options = parser()
     config = options.parse_args(list(arguments))
     learned = load_rules(config.ckpt_path)
-    for rate in config.learning_rates:
-        check_positive(config, learning_rates=rate)
-    check_positive_int(config, **{f"horizons[{i}]": factor for i, factor in enumerate(config.horizons)})
+    for option in ("learning_rates", "horizons"):
+        if not config[option]:
+            raise InputError(f"--{option} must not be empty.")
     if config.num_threads is not None:
-        check_positive_int(config, num_threads=config.num_threads)
         torch.set_num_threads(config.num_threads)
     config = _with_targets(options, config)
     built = options.instantiate(config)
@@ -132,15 +134,19 @@ def _with_targets(options: OneSentenceParser, config: Namespace) -> Namespace:
             if config.root is not None and "root" in sizes:
                 sizes["root"] = config.root
             if config.problems is not None:
-                sizes["test_problems"] = config.problems
+                sizes["test_problems"] = int(config.problems)
             if config.steps is not None:
-                sizes["steps"] = config.steps
+                sizes["steps"] = int(config.steps)
             if sizes["test_problems"] < 2:
                 raise InputError(
                     f"{name}: an interval needs at least 2 problems, got {sizes['test_problems']}; set --problems."
                 )
-            sizes["steps"] *= factor
-            targets[name if factor == 1 else f"{name} x{factor}"] = own
+            windows = -(-sizes["steps"] // sizes["unroll"])  # whole ones, before they are multiplied
+            sizes["steps"] = windows * sizes["unroll"] * int(factor)
+            full_name = name if factor == 1 else f"{name} x{factor}"
+            if full_name in targets:
+                raise InputError(f"two targets are called {full_name!r}; rename one.")
+            targets[full_name] = own
     config.targets = targets
     return config
 
@@ -149,7 +155,7 @@ def _trained_on(paths: Sequence[str]) -> dict[str, Any]:
     if not paths:
         raise InputError("give targets in a --config, or a --ckpt_path whose problems are to be the target.")
     trained_on = exported.trained_on(paths[0])
-    if "data" not in trained_on:
+    if not isinstance(trained_on, dict) or not {"optimizee", "data"} <= trained_on.keys():
         raise InputError(f"{paths[0]} does not say on which data it was trained; give targets in a --config.")
     name = trained_on["optimizee"]["class_path"].rpartition(".")[2]
     return {name: {key: trained_on[key] for key in ("optimizee", "data")}}
@@ -162,6 +168,12 @@ def _contenders(
     baselines: dict[str, UpdateRule] = dict(Baselines(rules).rules)
     for name in config.torch_optimizers:
         baselines[f"torch.{name}"] = TorchOptimizer(name, arguments=config.torch_arguments.get(name))
+    unused = set(config.torch_arguments) - set(config.torch_optimizers)
+    if unused:
+        raise InputError(f"--torch_arguments: {', '.join(sorted(unused))} is not among the --torch_optimizers.")
+    taken = set(learned) & set(baselines)
+    if taken:
+        raise InputError(f"{', '.join(sorted(taken))} is both a learned and a hand-made rule; rename the file.")
     contenders = {name: Contender(name, rule, learned=True) for name, rule in learned.items()}
     contenders |= {name: Contender(name, rule) for name, rule in baselines.items()}
     if not contenders:
@@ -195,7 +207,10 @@ def _result(contender: Contender, problems: Problems, data: ProblemDataModule, g
         contender = Contender(contender.name, rule.with_rate(rate), rate)
     scored = list(data.held_out_data(Split.TEST, problems.device))
     windows = data.held_out_windows(Split.TEST)
-    return race([contender], problems, windows, Split.TEST, scored)[contender.name]
+    result = race([contender], problems, windows, Split.TEST, scored)[contender.name]
+    if isinstance(rule, TorchOptimizer):  # it goes through the problems one by one, so its time says nothing
+        result.seconds_per_step = float("nan")
+    return result
 
 
 def _digest(path: str) -> str:

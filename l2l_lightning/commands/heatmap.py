@@ -1,6 +1,7 @@
 """``l2l heatmap``: rules over many rates, averages of Adams beside their inputs, as figure 4.5 of Shahid 2017."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def main(arguments: Sequence[str], run: Run) -> None:
 
     # Builds everything and prepares the data, but evaluates nothing.
     quiet = ["--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
-    first = [json.dumps(describe(next(iter(rules.values())))), "--model.init_from", options.ckpt_path[0]]
-    built = run(["validate", "--config", str(config), "--model.rule", *first, *quiet, *further])
+    rule_of_model = ["--model.rule", json.dumps(describe(next(iter(rules.values()))))]
+    warnings.filterwarnings("ignore", message="No --ckpt_path was given")
+    built = run(["validate", "--config", str(config), *rule_of_model, *quiet, *further])
     problems, data = built.model.problems, built.datamodule
     problems.to(built.trainer.strategy.root_device, built.model.dtype)
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -153,10 +154,15 @@ def _named(rules: Sequence[HandmadeRule]) -> dict[str, HandmadeRule]:
     for place, rule in enumerate(rules):
         alike = [own for own, other in zip(arguments, rules, strict=True) if type(other) is type(rule)]
         differing = [key for key, value in arguments[place].items() if any(own[key] != value for own in alike)]
-        words = [type(rule).__name__, *(f"{key}={arguments[place][key]}" for key in differing if key != "lr")]
+        words = [type(rule).__name__, *(f"{key}={_word(arguments[place][key])}" for key in differing if key != "lr")]
         name = " ".join(words)
         named[name if name not in named else f"{name} {place}"] = rule
     return named
+
+
+def _word(value: Any) -> Any:
+    """A described object by the name of its class."""
+    return value["class_path"].rpartition(".")[2] if isinstance(value, dict) and "class_path" in value else value
 
 
 SIDE_BY_SIDE = 2**18  # the most coordinates, of all rates and problems, that are tuned in one batch
@@ -174,7 +180,7 @@ def tuned_rate(rule: UpdateRule, grid: Iterable[float], problems: Problems, wind
     losses = _losses_by_rate(rule, sorted(grid), problems, windows)
     for _ in range(WIDEN):
         rates, best = sorted(losses), min(sorted(losses), key=lambda rate: losses[rate])
-        if len(rates) < 2 or best not in (rates[0], rates[-1]) or losses[best] == torch.inf:
+        if len(rates) < 2 or best not in (rates[0], rates[-1]):
             break
         neighbour = rates[1] if best == rates[0] else rates[-2]
         losses |= _losses_by_rate(rule, [best * best / neighbour], problems, windows)

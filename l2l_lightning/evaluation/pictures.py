@@ -48,8 +48,9 @@ def _figures(targets: Targets) -> dict[str, Figure]:
         "curves": plots.panels(targets),
         "curves_by_time": plots.panels(targets, by_time=True),
         "final_losses": plots.strips(targets),
-        "profile": plots.profile(targets),
     }
+    if all(bool((result.curve.mean(0) > 0).all()) for results in targets.values() for result in results.values()):
+        figures["profile"] = plots.profile(targets)
     if len({tuple(column) for column in means.values()}) == 1:  # all targets have all contenders
         figures["heatmap"] = plots.heatmap(means, label="target")
     return figures

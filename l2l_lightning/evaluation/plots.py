@@ -38,18 +38,19 @@ def strips(targets: dict[str, dict[str, Result]]) -> Figure:
     figure = Figure(figsize=(5.5 * len(targets), 1 + 0.4 * most), dpi=110, layout="constrained")
     for place, (target, results) in enumerate(targets.items()):
         axes = figure.add_subplot(1, len(targets), place + 1)
-        best_first = list(reversed(summarize(results)))
+        best_first, places = list(reversed(summarize(results))), list(results)
         for row, name in enumerate(best_first):
             final = results[name].curve[-1].double().cpu()
             final = final[torch.isfinite(final)]
             spread = torch.linspace(-0.25, 0.25, max(len(final), 1), dtype=torch.float64)[: len(final)] + row
-            colour = "black" if results[name].learned else f"C{row % 10}"
+            colour = "black" if results[name].learned else f"C{places.index(name) % 10}"
             axes.scatter(final, spread, s=9, alpha=0.5, color=colour, linewidths=0)
             if len(final):
                 axes.vlines(float(final.mean()), row - 0.4, row + 0.4, color=colour)
         axes.set_yticks(range(len(best_first)), best_first)
         finals = torch.cat([result.curve[-1] for result in results.values()])
-        if bool((finals > 0).all()):
+        finals = finals[torch.isfinite(finals)]
+        if len(finals) and bool((finals > 0).all()):
             axes.set_xscale("log")
         axes.set(xlabel="final loss", title=target)
         axes.grid(alpha=0.3, axis="x", linewidth=0.5)
@@ -60,6 +61,7 @@ def profile(targets: dict[str, dict[str, Result]]) -> Figure:
     """Performance profile (Dolan and More 2002) over all problems of all targets, by the mean loss of a trajectory.
 
     The height at r is the share of problems on which a contender's loss is at most r times that of the best there.
+    Losses must be positive.
     """
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
@@ -142,6 +144,8 @@ def _draw_curves(axes: Axes, results: dict[str, Result], title: str, by_time: bo
     colours = colormaps["tab20" if len(results) > 10 else "tab10"].colors  # type: ignore[attr-defined]
     longest = max(len(result.curve) for result in results.values())
     smooth = max(1, longest // 150)
+    if by_time:
+        results = {name: result for name, result in results.items() if isfinite(result.seconds_per_step)}
     for place, (name, result) in enumerate(sorted(results.items(), key=lambda item: not item[1].learned)):
         curve = result.curve.double().cpu()
         finite = torch.isfinite(curve).all(1)

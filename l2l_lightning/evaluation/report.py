@@ -1,6 +1,7 @@
 """Figures of merit with confidence intervals, as a table and as plain values."""
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -179,23 +180,34 @@ def steps_to(results: dict[str, Result], loss: float | None) -> dict[str, int | 
     return {name: int(steps[0]) if len(steps) else None for name, steps in reached.items()}
 
 
+def target_loss(summaries: dict[str, Summary]) -> float | None:
+    """The final loss of the best baseline, None without one or where it diverged."""
+    best = best_baseline(summaries)
+    loss = float("inf") if best is None else summaries[best].final_loss.mean
+    return loss if isfinite(loss) else None
+
+
 def comparison_summary(targets: dict[str, dict[str, Result]], settings: dict[str, Any]) -> dict[str, Any]:
     """What ``l2l compare`` writes as ``summary.json``; docs/compare.md has its schema."""
     summary: dict[str, Any] = {"targets": {}, "settings": settings}
     for target, results in targets.items():
         summaries = summarize(results)
         values = as_plain_values(summaries)
-        best = best_baseline(summaries)
-        goal = None if best is None else summaries[best].final_loss.mean
+        best, goal = best_baseline(summaries), target_loss(summaries)
         for name, steps in steps_to(results, goal).items():
-            second = results[name].seconds_per_step
+            second = _clocked(results[name])
             values["contenders"][name] |= {
                 "seconds_per_step": second,
                 "steps_to_target": steps,
-                "seconds_to_target": None if steps is None else steps * second,
+                "seconds_to_target": None if steps is None or second is None else steps * second,
             }
         summary["targets"][target] = values | {"best_baseline": best, "target_loss": goal}
     return summary
+
+
+def _clocked(result: Result) -> float | None:
+    """Seconds of a step, None where they were not measured."""
+    return result.seconds_per_step if isfinite(result.seconds_per_step) else None
 
 
 def comparison_table(targets: dict[str, dict[str, Result]]) -> str:
@@ -203,19 +215,18 @@ def comparison_table(targets: dict[str, dict[str, Result]]) -> str:
     parts = []
     for target, results in targets.items():
         summaries = summarize(results)
-        best = best_baseline(summaries)
-        goal = None if best is None else summaries[best].final_loss.mean
+        goal = target_loss(summaries)
         further = {}
         for name, steps in steps_to(results, goal).items():
-            seconds = results[name].seconds_per_step
+            seconds = _clocked(results[name])
             further[name] = {
-                "ms a step": f"{1e3 * seconds:.2f}",
+                "ms a step": "-" if seconds is None else f"{1e3 * seconds:.2f}",
                 "steps to target": "-" if steps is None else str(steps),
-                "seconds to target": "-" if steps is None else f"{steps * seconds:.2f}",
+                "seconds to target": "-" if steps is None or seconds is None else f"{steps * seconds:.2f}",
             }
         lines = [f"## {target}", "", table(summaries, further), ""]
         if goal is not None:
-            lines += [f"Target: the final loss of {best}, {goal:.4g}.", ""]
+            lines += [f"Target: the final loss of {best_baseline(summaries)}, {goal:.4g}.", ""]
         parts.append("\n".join(lines))
     return "\n".join(parts)
 

@@ -4,6 +4,7 @@ A folder holds ``settings.json`` and ``results/TARGET/CONTENDER.safetensors`` wi
 """
 
 import csv
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -41,12 +42,11 @@ class Store:
         settings = json.loads(json.dumps(settings))
         path = folder / "settings.json"
         if path.is_file():
-            if cls.existing(folder).settings != settings:
+            if cls.existing(folder).settings != settings and any(folder.glob("results/*/*")):
                 raise InputError(
                     f"--output_dir: {folder} holds a comparison with other settings (see {path}); give a new folder."
                 )
-            return cls(folder, settings)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"--output_dir: {folder} exists already and is no comparison; give a new folder.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,12 +63,15 @@ class Store:
             InputError: if there is none.
         """
         try:
-            return cls(folder, json.loads((folder / "settings.json").read_text()))
+            settings = json.loads((folder / "settings.json").read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"{folder} holds no comparison of `l2l compare`: {error}") from error
+        if not isinstance(settings, dict) or not {"targets", "contenders"} <= settings.keys():
+            raise InputError(f"{folder} holds no comparison of `l2l compare`: its settings.json is another program's.")
+        return cls(folder, settings)
 
     def _path(self, target: str, contender: str) -> Path:
-        words = [re.sub(r"[^\w.+=-]+", "_", name) for name in (target, contender)]
+        words = [_file_name(name) for name in (target, contender)]
         return self.folder / "results" / words[0] / f"{words[1]}.safetensors"
 
     def save(self, target: str, contender: str, result: Result) -> None:
@@ -100,11 +103,11 @@ class Store:
             with safe_open(path, framework="pt") as file:
                 numbers = json.loads(file.metadata()["l"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+            metrics = {name.removeprefix("metrics/"): leaf for name, leaf in tensors.items() if name != "curve"}
+            rate, learned, seconds = (numbers[name] for name in ("learning_rate", "learned", "seconds_per_step"))
+            return Result(rate, tensors["curve"], metrics, learned, seconds)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged; remove it and run the comparison again: {error}") from error
-        metrics = {name.removeprefix("metrics/"): leaf for name, leaf in tensors.items() if name != "curve"}
-        rate, seconds = numbers["learning_rate"], numbers["seconds_per_step"]
-        return Result(rate, tensors["curve"], metrics, numbers["learned"], seconds)
 
     def results(self) -> Targets:
         """All results that are there, in the order of the settings."""
@@ -113,6 +116,12 @@ class Store:
             mine = {name: self.load(target, name) for name in self.settings["contenders"]}
             found[target] = {name: result for name, result in mine.items() if result is not None}
         return {target: results for target, results in found.items() if results}
+
+
+def _file_name(name: str) -> str:
+    """A name that is no path; a hash keeps names apart that differ in other characters."""
+    word = re.sub(r"[^\w+=-]+", "_", name)
+    return f"{word}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def write_curves(path: Path, targets: Targets) -> None:

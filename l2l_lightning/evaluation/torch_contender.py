@@ -1,5 +1,6 @@
 """The optimizers of ``torch.optim`` as contenders."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class TorchOptimizer(UpdateRule):
         arguments: its further arguments, such as ``{weight_decay: 0.1}``.
 
     Raises:
-        InputError: if there is no such class, it does not take the arguments, or it needs more than gradients.
+        InputError: if there is no such class, it cannot work with the arguments, or it needs more than gradients.
     """
 
     rate_argument = "lr"
@@ -38,8 +39,10 @@ class TorchOptimizer(UpdateRule):
             raise InputError(f"torch.optim has no optimizer {name!r}.")
         if name in ("LBFGS", "SparseAdam"):
             raise InputError(f"torch.optim.{name} cannot take part: it needs more than one dense gradient a step.")
-        self._kind: type[Optimizer] = kind
-        self._build([[nn.Parameter(torch.zeros(2, 2))]], [lr])  # a wrong argument shows now
+        self._kind: Callable[..., Optimizer] = kind
+        if "lr" in self.arguments:
+            raise InputError(f"torch.optim.{name}: lr is no argument here; it is tuned.")
+        self._try()
         self._layout: CoordinateLayout | None = None
         self._optimizer: Optimizer | None = None
         self._copies: list[list[nn.Parameter]] = []
@@ -66,6 +69,15 @@ class TorchOptimizer(UpdateRule):
         moved = [torch.cat([parameter.detach().flatten() for parameter in row]) for row in self._copies]
         return torch.stack(moved) - inputs.theta, {}
 
+    def _try(self) -> None:
+        """One step on zeros, so that a wrong argument shows before anything is measured."""
+        parameter = nn.Parameter(torch.zeros(2, 2))
+        parameter.grad = torch.zeros(2, 2)
+        try:
+            self._build([[parameter]], [self.lr]).step()
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            raise InputError(f"torch.optim.{self.name} cannot be used with {self.arguments}: {error}") from error
+
     def _pieces(self, row: Tensor) -> list[Tensor]:
         if self._layout is None:
             return [row]
@@ -73,7 +85,4 @@ class TorchOptimizer(UpdateRule):
 
     def _build(self, parameters: list[list[nn.Parameter]], rates: list[float]) -> Optimizer:
         groups = [{"params": own, "lr": rate} for own, rate in zip(parameters, rates, strict=True)]
-        try:
-            return self._kind(groups, **{"lr": rates[0], **self.arguments})
-        except (TypeError, ValueError) as error:
-            raise InputError(f"torch.optim.{self.name} cannot be built: {error}") from error
+        return self._kind(groups, lr=rates[0], **self.arguments)
