@@ -54,10 +54,8 @@ def test_a_mistake_in_the_configuration_gets_one_sentence(
 
 @pytest.mark.parametrize("arguments", [[], ["fitt"]])
 def test_a_missing_or_unknown_command_names_those_there_are(arguments: list[str]) -> None:
-    with pytest.raises(
-        SystemExit,
-        match=r"give one of the commands fit, validate, test, compare, export, heatmap, inspect, plot, steps, sweep, transfer",
-    ):
+    names = "fit, validate, test, compare, export, heatmap, inspect, plot, steps, sweep, transfer, weights"
+    with pytest.raises(SystemExit, match=f"give one of the commands {names}"):
         main(arguments)
 
 
