@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.settings import mnist_mlp
+from benchmarks.settings import HORIZON, mnist_mlp
 from l2l_lightning import LearnedOptimizer
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.unroll import RuleInput
@@ -40,13 +40,16 @@ class RuleStep:
         setting = mnist_mlp(images=1000)
         self.problems, window = Problems(setting.optimizee), setting.window(0)
         self.data = window.data(0, window.instance)
-        self.theta = self.problems.draw(setting.problems, torch.Generator().manual_seed(0))
-        self.grad = self.problems.losses_and_grads(self.theta, self.data)[1]
-        self.state = rule.init_state(self.theta)
-        self.t = torch.zeros(setting.problems, dtype=torch.long)
+        self.start = self.problems.draw(setting.problems, torch.Generator().manual_seed(0))
+        self.grad = self.problems.losses_and_grads(self.start, self.data)[1]
+        self.taken = 0
 
     @torch.no_grad()
     def __call__(self) -> None:
+        if self.taken % HORIZON == 0:  # endless descent on one minibatch ends among denormal numbers, which are slow
+            self.theta, self.state = self.start, self.rule.init_state(self.start)
+            self.t = torch.zeros(len(self.start), dtype=torch.long)
+        self.taken += 1
         if self.with_gradient:
             self.grad = self.problems.losses_and_grads(self.theta, self.data)[1]
         step, self.state = self.rule(RuleInput(self.theta, self.grad, None, self.t), self.state)
