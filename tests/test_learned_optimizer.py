@@ -1,89 +1,39 @@
 """LearnedOptimizer on parameters and gradients alone; training loops are in test_learned_optimizer_loops.py."""
 
-import copy
-import pickle
 import warnings
 
 import pytest
-import small
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rules.test_handmade import PAIRS
 from scenes import assert_refused, awake
 from torch import nn
+from walks import (
+    ALL,
+    LAYOUTS,
+    LEARNED,
+    ROUTES,
+    SHAPES,
+    assert_equal,
+    assert_same_state,
+    draw,
+    flat,
+    parameters,
+    snapshot,
+    walk,
+)
 
-from l2l_lightning import LearnedOptimizer, exported
+from l2l_lightning import LearnedOptimizer
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.rules import (
     SGD,
     Adam,
     CoordinatewiseLSTM,
-    KMomentums,
-    KTimesteps,
-    MeanNormalizedGradient,
-    Momentum,
-    MultiscaleAdam,
     PartitionedRule,
     Route,
     RuleInput,
 )
-
-SHAPES = [(3, 4), (7,), (), (0, 2), (2, 3, 2, 2)]
-ALL = 16384
-LEARNED = {
-    "lstm": lambda: awake(CoordinatewiseLSTM(hidden_size=4, output_scale=0.1)),
-    "multiscale": MultiscaleAdam,
-    "timesteps": lambda: KTimesteps(k=4, eta_min=0.01),
-    "momentums": lambda: KMomentums(k=3, eta_min=0.01),
-    "mean of gradients": lambda: MeanNormalizedGradient(0.01, k=3),
-}
-LAYOUTS = {
-    "contiguous": lambda value: value,
-    "transposed": lambda value: value.mT.contiguous().mT if value.dim() > 1 else value,
-    "strided": lambda value: torch.stack((value, value), -1)[..., 0],
-    "channels_last": lambda value: value.to(memory_format=torch.channels_last) if value.dim() == 4 else value,
-}
-ROUTES = [Route("bias", name="*bias"), Route("rest")]
-
-
-def draw(t, shapes, dtype=torch.float32):
-    """The same values for the same t."""
-    generator = torch.Generator().manual_seed(t)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
-
-
-def parameters(*shapes, dtype=torch.float32):
-    return [nn.Parameter(value) for value in draw(1000, shapes or SHAPES, dtype)]
-
-
-def walk(optimizer, params, steps=range(6), absent=()):
-    """Steps by random gradients, but for the pairs (t, place of the parameter) in ``absent``."""
-    for t in steps:
-        for place, grad in enumerate(draw(t, [param.shape for param in params], params[0].dtype)):
-            params[place].grad = None if (t, place) in absent else grad.to(params[place].dtype)
-        optimizer.step()
-
-
-def flat(tensors):
-    return torch.cat([tensor.detach().flatten() for tensor in tensors])
-
-
-def assert_equal(left, right):
-    assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
-
-
-def snapshot(optimizer):
-    return copy.deepcopy(optimizer.state_dict()["state"])
-
-
-def assert_same_state(left, right):
-    assert left.keys() == right.keys()
-    for place, leaves in left.items():
-        assert {name: (leaf.dtype, leaf.tolist()) for name, leaf in leaves.items()} == {
-            name: (leaf.dtype, leaf.tolist()) for name, leaf in right[place].items()
-        }
-
 
 # Against torch.optim and against the rule itself
 
@@ -355,97 +305,6 @@ def test_rules_see_the_loss_of_the_closure_if_it_is_a_number(answer, seen):
     assert not torch.equal(params[0], parameters((2,))[0])
 
 
-# Saved states
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize(
-    "make", [Adam, LEARNED["lstm"], LEARNED["timesteps"], lambda: KTimesteps(eta_min=0.01, noise=0.1)]
-)
-def test_a_saved_state_goes_on_exactly(tmp_path, make, dtype):
-    """Also where a parameter had no gradient yet, a leaf holds integers, and the rate was changed on the way."""
-    absent = {(t, 1) for t in range(4)}
-    rule, whole = make(), parameters(dtype=dtype)
-    optimizer = LearnedOptimizer(whole, rule)
-    walk(optimizer, whole, range(3), absent)
-    optimizer.param_groups[0]["lr"] = 0.5
-    torch.save([optimizer.state_dict(), whole], tmp_path / "saved.pt")
-    walk(optimizer, whole, range(3, 6), absent)
-
-    with torch.serialization.safe_globals([nn.Parameter]):
-        state, parts = torch.load(tmp_path / "saved.pt", weights_only=True)
-    resumed = LearnedOptimizer(parts, rule)
-    resumed.load_state_dict(state)
-    walk(resumed, parts, range(3, 6), absent)
-    assert_equal(parts, whole)
-    assert_same_state(snapshot(resumed), snapshot(optimizer))
-    found = {leaf.dtype for leaves in resumed.state.values() for leaf in leaves.values()}
-    assert found == {torch.int64, torch.float64 if dtype == torch.float64 else torch.float32}
-
-
-def test_a_loaded_state_is_a_copy_of_its_own():
-    params, others = parameters(), parameters()
-    first, second = LearnedOptimizer(params, Momentum()), LearnedOptimizer(others, Momentum())
-    walk(first, params)
-    before = snapshot(first)
-    second.load_state_dict(first.state_dict())
-    walk(second, others)
-    assert_same_state(snapshot(first), before)
-
-
-@pytest.mark.parametrize(
-    ("saved", "loaded"), [(torch.float64, torch.float32), (torch.bfloat16, torch.float64), (torch.float64, torch.half)]
-)
-def test_a_state_serves_parameters_of_another_precision(saved, loaded):
-    rule, params = LEARNED["lstm"](), parameters(dtype=saved)
-    optimizer = LearnedOptimizer(params, rule)
-    walk(optimizer, params)
-    others = [nn.Parameter(param.data.to(loaded)) for param in params]
-    resumed = LearnedOptimizer(others, rule)
-    resumed.load_state_dict(optimizer.state_dict())
-    walk(optimizer, params, [6])
-    walk(resumed, others, [6])
-    torch.testing.assert_close(flat(others).double(), flat(params).double(), rtol=1e-2, atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("saved", "sentence"),
-    [
-        (lambda p: LearnedOptimizer(p, SGD()), r"\(class: SGD against Adam\)"),
-        (lambda p: LearnedOptimizer(p, Adam(0.1)), r"\(lr: 0.1 against 0.001\)"),
-        (torch.optim.Adam, "another rule"),
-    ],
-)
-def test_a_state_of_another_rule_is_refused_in_one_sentence(saved, sentence):
-    params = parameters((3,))
-    optimizer = LearnedOptimizer(params, Adam())
-    walk(optimizer, params)
-    before = snapshot(optimizer)
-    with pytest.raises(InputError, match=sentence) as caught:
-        optimizer.load_state_dict(saved(params).state_dict())
-    assert str(caught.value).startswith("The state of group 0 belongs to another rule")
-    assert "\n" not in str(caught.value)
-    assert_same_state(snapshot(optimizer), before)
-
-
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda things: pickle.loads(pickle.dumps(things))], ids=["deepcopy", "pickle"]
-)
-def test_a_copy_walks_on_like_the_original(duplicate):
-    params = parameters()
-    named = [(f"{place}.bias" if place % 2 else f"{place}.weight", param) for place, param in enumerate(params)]
-    rule = PartitionedRule({"bias": Adam(), "rest": LEARNED["lstm"]()}, ROUTES)
-    optimizer = LearnedOptimizer(named, rule, chunk_size=5)
-    walk(optimizer, params)
-    others, other = duplicate((params, optimizer))
-    for members, mine in ((params, optimizer), (others, other)):
-        walk(mine, members, range(6, 9))
-        mine.add_param_group({"params": [("late.bias", nn.Parameter(torch.ones(2)))]})
-    assert_equal(others, params)
-    assert other.chunk_size == 5
-    assert all(left is not right for left, right in zip(others, params, strict=True))
-
-
 # Refusals
 
 
@@ -523,50 +382,3 @@ def test_a_negative_rate_is_refused_as_a_tensor_and_in_a_group_too():
         LearnedOptimizer(parameters((2,)), SGD(), lr=torch.tensor(-1.0))
     with pytest.raises(InputError, match=r"lr must be a number of at least 0, got -2.0"):
         LearnedOptimizer([{"params": parameters((2,)), "lr": -2.0}], SGD())
-
-
-# Where rules come from
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A rule that was meta-trained for seconds: itself, its checkpoint, and the exported file."""
-    folder = tmp_path_factory.mktemp("trained")
-    module, trainer = small.module(), small.trainer(folder, max_epochs=1, limit_val_batches=0)
-    trainer.fit(module, datamodule=small.data())
-    trainer.save_checkpoint(folder / "rule.ckpt")
-    exported.export(folder / "rule.ckpt", folder / "rule.safetensors")
-    return module.rule, folder
-
-
-@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
-@pytest.mark.parametrize("kind", [str, lambda path: path])
-def test_a_rule_may_be_a_checkpoint_or_an_exported_file(trained, suffix, kind):
-    rule, folder = trained
-    ours, expected = parameters(), parameters()
-    optimizers = LearnedOptimizer(ours, kind(folder / f"rule.{suffix}")), LearnedOptimizer(expected, rule)
-    for optimizer, params in zip(optimizers, (ours, expected), strict=True):
-        walk(optimizer, params)
-    assert_equal(ours, expected)
-    assert not torch.equal(flat(ours), flat(parameters()))
-    optimizers[1].load_state_dict(optimizers[0].state_dict())  # a file's rule is the same rule
-
-
-def test_a_file_is_read_once_so_that_it_may_change_or_go(trained, tmp_path):
-    rule, folder = trained
-    file = tmp_path / "rule.safetensors"
-    file.write_bytes((folder / "rule.safetensors").read_bytes())
-    ours, expected = parameters((3,), (4,)), parameters((3,), (4,))
-    optimizer = LearnedOptimizer(ours[:1], file)
-    file.unlink()
-    optimizer.add_param_group({"params": ours[1:]})
-    walk(optimizer, ours)
-    walk(LearnedOptimizer(expected, rule), expected)
-    torch.testing.assert_close(flat(ours), flat(expected))
-
-
-def test_an_unknown_name_is_told_in_one_sentence():
-    with pytest.raises(InputError, match=r"^lstm-of-nobody is neither a file nor a pretrained rule; ") as caught:
-        LearnedOptimizer(parameters((2,)), "lstm-of-nobody")
-    assert "\n" not in str(caught.value)
-    assert all(name in str(caught.value) for name in exported.pretrained_names())

@@ -45,51 +45,53 @@ class Target:
 
 def parser() -> OneSentenceParser:
     """The command line; a configuration file has the same keys."""
-    it = OneSentenceParser(
+    options = OneSentenceParser(
         prog="l2l compare",
         description="Compare optimizers on problems that nobody trained on: the same initial parameters and "
         "minibatches for all, learning rates tuned on other problems. Writes summary.json, curves.csv, table.md, "
         "figures, TensorBoard events and report.html. An interrupted comparison goes on when it is started again with "
         "the same --output_dir.",
     )
-    it.add_argument("--config", action="config", help="YAML file with these options")
-    it.add_argument(
+    options.add_argument("--config", action="config", help="YAML file with these options")
+    options.add_argument(
         "--ckpt_path",
         nargs="+",
         type=str,
         default=[],
         help="learned rules: training checkpoints, exported files, or names of pretrained ones",
     )
-    it.add_argument(
+    options.add_argument(
         "--rules", type=list[HandmadeRule] | None, default=None, help="hand-made rules; all where not given"
     )
-    it.add_argument(
+    options.add_argument(
         "--torch_optimizers", nargs="+", type=str, default=[], help="classes of torch.optim by name, such as AdamW"
     )
-    it.add_argument(
+    options.add_argument(
         "--torch_arguments",
         type=dict[str, dict[str, Any]],
         default={},
         help="their further arguments by class, such as {AdamW: {weight_decay: 0.1}}",
     )
-    it.add_argument(
+    options.add_argument(
         "--targets",
         type=dict[str, Target],
         default={},
         help="name: {optimizee, data}; where none is given, what the first learned rule was trained on",
     )
-    it.add_argument(
+    options.add_argument(
         "--learning_rates", nargs="+", type=PositiveFloat, default=list(DEFAULT_RATES), help="grid, widened at need"
     )
-    it.add_argument(
+    options.add_argument(
         "--problems", type=PositiveInt | None, default=None, help="test problems of every target, at least 2"
     )
-    it.add_argument("--steps", type=PositiveInt | None, default=None, help="inner steps of every target")
-    it.add_argument("--horizons", nargs="+", type=PositiveInt, default=[1], help="factors on the steps, such as 1 10")
-    it.add_argument("--root", type=str | None, default=None, help="folder of image data")
-    it.add_argument("--num_threads", type=PositiveInt | None, default=None, help="threads of torch on the CPU")
-    it.add_argument("--output_dir", type=str | None, default=None, help="folder; logs/compare/version_N")
-    return it
+    options.add_argument("--steps", type=PositiveInt | None, default=None, help="inner steps of every target")
+    options.add_argument(
+        "--horizons", nargs="+", type=PositiveInt, default=[1], help="factors on the steps, such as 1 10"
+    )
+    options.add_argument("--root", type=str | None, default=None, help="folder of image data")
+    options.add_argument("--num_threads", type=PositiveInt | None, default=None, help="threads of torch on the CPU")
+    options.add_argument("--output_dir", type=str | None, default=None, help="folder; logs/compare/version_N")
+    return options
 
 
 def main(arguments: Sequence[str], run: Run) -> None:

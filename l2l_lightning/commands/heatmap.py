@@ -75,8 +75,9 @@ def main(arguments: Sequence[str], run: Run) -> None:
     # Builds everything and prepares the data, but evaluates nothing.
     quiet = ["--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
     rule_of_model = ["--model.rule", json.dumps(describe(next(iter(rules.values()))))]
-    warnings.filterwarnings("ignore", message="No --ckpt_path was given")
-    built = run(["validate", "--config", str(config), *rule_of_model, *quiet, *further])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No --ckpt_path was given")
+        built = run(["validate", "--config", str(config), *rule_of_model, *quiet, *further])
     problems, data = built.model.problems, built.datamodule
     problems.to(built.trainer.strategy.root_device, built.model.dtype)
 

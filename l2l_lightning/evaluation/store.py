@@ -87,7 +87,9 @@ class Store:
             "seconds_per_step": result.seconds_per_step,
         }
         partial = path.with_suffix(".partial")
-        save_file({name: leaf.contiguous() for name, leaf in tensors.items()}, partial, {"l": json.dumps(numbers)})
+        save_file(
+            {name: leaf.contiguous() for name, leaf in tensors.items()}, partial, {"numbers": json.dumps(numbers)}
+        )
         partial.replace(path)
 
     def load(self, target: str, contender: str) -> Result | None:
@@ -101,7 +103,7 @@ class Store:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                numbers = json.loads(file.metadata()["l"])
+                numbers = json.loads(file.metadata()["numbers"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
             metrics = {name.removeprefix("metrics/"): leaf for name, leaf in tensors.items() if name != "curve"}
             rate, learned, seconds = (numbers[name] for name in ("learning_rate", "learned", "seconds_per_step"))
