@@ -222,7 +222,7 @@ def comparison_table(targets: dict[str, dict[str, Result]]) -> str:
             further[name] = {
                 "ms a step": "-" if seconds is None else f"{1e3 * seconds:.2f}",
                 "steps to target": "-" if steps is None else str(steps),
-                "seconds to target": "-" if steps is None or seconds is None else f"{steps * seconds:.2f}",
+                "seconds to target": "-" if steps is None or seconds is None else f"{steps * seconds:.3g}",
             }
         lines = [f"## {target}", "", table(summaries, further), ""]
         if goal is not None:
