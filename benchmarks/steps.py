@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from benchmarks.settings import HORIZON, mnist_mlp
 from l2l_lightning import LearnedOptimizer
 from l2l_lightning.core.problems import Problems
-from l2l_lightning.core.unroll import RuleInput
+from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.rules import Adam, CoordinatewiseLSTM, KMomentums, KTimesteps, MultiscaleAdam, SoftmaxMLP, UpdateRule
 
 Step = Callable[[], object]

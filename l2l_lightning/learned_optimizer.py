@@ -14,8 +14,8 @@ from torch.optim.optimizer import ParamsT
 from l2l_lightning import exported
 from l2l_lightning.core.description import describe, differences
 from l2l_lightning.core.errors import InputError, check_choice, check_non_negative, check_positive_int
+from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
-from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
 from l2l_lightning.rules.partitioned import PartitionedRule
 

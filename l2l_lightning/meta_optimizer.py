@@ -18,6 +18,7 @@ from l2l_lightning.core.horizon import FixedHorizon, Horizon, stagger
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split, Stream, keyed_generator
+from l2l_lightning.core.sampling import CoordinateSample, sample_coordinates
 from l2l_lightning.core.state import InnerState, fresh_state, reset_problems
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
@@ -58,6 +59,8 @@ class MetaOptimizerModule(L.LightningModule):
         stagger: spread the first restarts, so that every window sees problems of all ages.
         objective: weights and transform of the meta-loss; the plain mean over the window where none is given.
         second_order: differentiate through the optimizees' gradients; slower, and rarely better.
+        meta_coordinates: take the meta-gradient from about this many coordinates of every problem, drawn anew for each
+            window, while all of them move: unbiased for coordinatewise rules, and much faster on large optimizees.
         baselines: hand-made contenders and the grid of their learning rates; all of them where none is given.
         rates: of the learned rule (its ``eta``, ``eta_min``, ``lr`` or ``output_scale``): before each validation and
             test the best of them on the tuning problems is taken, as for the baselines; its own where none are given.
@@ -81,6 +84,7 @@ class MetaOptimizerModule(L.LightningModule):
         stagger: bool = True,
         objective: Objective | None = None,
         second_order: bool = False,
+        meta_coordinates: int | None = None,
         baselines: Baselines | None = None,
         rates: list[float] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = _adam,
@@ -90,6 +94,8 @@ class MetaOptimizerModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_positive_int(self, unroll=unroll)
+        if meta_coordinates is not None:
+            check_positive_int(self, meta_coordinates=meta_coordinates)
         limits = {"reset_loss": reset_loss, "reset_norm": reset_norm}
         check_positive(self, **{name: limit for name, limit in limits.items() if limit is not None})
         self.rule = rule
@@ -104,6 +110,7 @@ class MetaOptimizerModule(L.LightningModule):
         self.stagger = stagger
         self.objective = objective or Objective()
         self.second_order = second_order
+        self.meta_coordinates = meta_coordinates
         self.outer_optimizer = optimizer
         self.outer_scheduler = lr_scheduler
         self.seed = torch.initial_seed() if seed is None else seed
@@ -162,21 +169,29 @@ class MetaOptimizerModule(L.LightningModule):
 
     def _fresh(self, window: Window, mask: Tensor) -> InnerState:
         """New problems where ``mask`` holds; elsewhere theta is a placeholder."""
-        generators = {
-            stream: keyed_generator(stream, Split.TRAIN, self.seed, self.global_rank, window.number, device=self.device)
-            for stream in (Stream.INITIALISATION, Stream.LIFETIMES)
-        }
-        drawn = self.problems.draw(int(mask.sum()), generators[Stream.INITIALISATION])
+        drawn = self.problems.draw(int(mask.sum()), self._generator(Stream.INITIALISATION, window))
         theta = drawn.new_zeros(window.problems, drawn.shape[-1])
         theta[mask] = drawn
-        lifetime = self.horizon.draw(window.problems, self.windows, self.unroll, generators[Stream.LIFETIMES])
+        generator = self._generator(Stream.LIFETIMES, window)
+        lifetime = self.horizon.draw(window.problems, self.windows, self.unroll, generator)
         return fresh_state(theta, self.rule.init_state(theta), window.instance, lifetime)
+
+    def _sample(self, window: Window) -> CoordinateSample | None:
+        if self.meta_coordinates is None:
+            return None
+        generator = self._generator(Stream.COORDINATES, window)
+        return sample_coordinates(self.problems.layout, self.meta_coordinates, generator)
+
+    def _generator(self, stream: Stream, window: Window) -> torch.Generator:
+        key = (stream, Split.TRAIN, self.seed, self.global_rank, window.number)
+        return keyed_generator(*key, device=self.device)
 
     def training_step(self, batch: Window, batch_idx: int) -> STEP_OUTPUT:
         """The meta-loss of one window, with the curve (U+1, B) and the ages (B,) beside it for callbacks."""
         assert self.inner is not None
         age = self.inner.age
-        walked = unroll(self.rule, self.problems, self.inner, batch, self.objective, self.second_order)
+        sample = self._sample(batch)
+        walked = unroll(self.rule, self.problems, self.inner, batch, self.objective, self.second_order, sample)
         self.inner = walked.state
         self._end_early(self.inner, walked.curve[-1])
         self.windows += 1

@@ -12,6 +12,7 @@ class Stream(IntEnum):
     DATA = 0
     INITIALISATION = 1
     LIFETIMES = 2
+    COORDINATES = 3
 
 
 class Split(IntEnum):

@@ -1,35 +1,20 @@
 """The inner loop of one window and its meta-gradient."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
-from l2l_lightning.core.state import InnerState, RuleState
+from l2l_lightning.core.replay import WithGradient, replay, slopes
+from l2l_lightning.core.rule import Rule, RuleInput
+from l2l_lightning.core.sampling import CoordinateSample
+from l2l_lightning.core.state import InnerState
 from l2l_lightning.core.window import Window
 
-
-class RuleInput(NamedTuple):
-    """Everything an update rule may look at.
-
-    Attributes:
-        theta: (..., n) coordinates.
-        grad: (..., n) gradient at theta, detached unless second derivatives are kept.
-        loss: (...) loss at theta, None where the caller has none.
-        step: (...) int64, inner steps since the reset.
-    """
-
-    theta: Tensor
-    grad: Tensor
-    loss: Tensor | None
-    step: Tensor
-
-
-Rule = Callable[[RuleInput, RuleState], tuple[Tensor, RuleState]]
+ONE_PASS = 2**19  # rows (problems x coordinates) times steps whose graph is kept during the walk
 
 
 @dataclass
@@ -54,12 +39,17 @@ def unroll(
     window: Window,
     objective: Objective,
     second_order: bool = False,
+    sample: CoordinateSample | None = None,
 ) -> Unrolled:
     """Walk U inner steps over U+1 points; every point costs one forward and backward pass of the optimizee.
 
     With second derivatives dropped (section 2.1 of Andrychowicz et al. 2016), theta_t is theta_0 plus the rule's steps
     and every gradient is a constant, so the gradient of the meta-loss sum_t w_t f(theta_t) with respect to phi is that
-    of the surrogate sum_t w_t <grad_t, theta_t(phi)>: the gradient that feeds the rule serves the meta-loss too.
+    of sum_s <slope_s, step_s(phi)>, where slope_s = sum_{t > s} w_t grad_t: the gradient that feeds the rule serves the
+    meta-loss too.
+
+    The sum runs over coordinates. Where the rule is ``coordinatewise``, the walk may therefore keep no graph, and
+    ``replay`` repeats the steps of a sample of the coordinates, or of one block of them after another.
 
     A point whose loss or gradient is not finite counts neither in the meta-loss nor in its gradient, the rule sees a
     zero gradient there, and the problem is marked as diverged.
@@ -71,43 +61,71 @@ def unroll(
         window: instances are ignored here (see ``reset_problems``); its batches are walked through.
         objective: weights and transform of the meta-loss.
         second_order: differentiate through the optimizees' gradients as well.
+        sample: coordinates that stand for all of them in the meta-gradient; every coordinate moves all the same.
+
+    Raises:
+        InputError: for a sample where the rule is not ``coordinatewise``, or with ``second_order``.
     """
+    coordinatewise = getattr(rule, "coordinatewise", False)
+    if sample is not None and (second_order or not coordinatewise):
+        raise InputError(
+            "A sample of the coordinates gives the meta-gradient of a coordinatewise rule without second derivatives; "
+            + ("second_order is set." if second_order else f"{type(rule).__name__} is not coordinatewise.")
+        )
+    learns = torch.is_grad_enabled()
+    # Nested meta-training differentiates this very graph.
+    graph_of_all = second_order or torch._C._are_functorch_transforms_active() or not coordinatewise
+    large = state.theta.numel() * window.unroll > ONE_PASS
+    replays = learns and not graph_of_all and (large or sample is not None)
+    keeps = window.unroll if learns and not replays else None
+    record = None if graph_of_all else rule.record(state.rule, keeps)  # type: ignore[attr-defined]
+
     theta, rule_state = state.theta, state.rule
-    thetas: list[Tensor] = []
-    grads: list[Tensor] = []
+    steps: list[Tensor] = []
     losses: list[Tensor] = []
+    grads: list[Tensor] = []
     alives: list[Tensor] = []
-    for t in range(window.unroll + 1):
-        seen = theta.view_as(theta)
-        loss, grad = problems.losses_and_grads(seen, window.data(t, state.instance), create_graph=second_order)
-        # The largest magnitude is nan or inf where any coordinate is.
-        alive = (grad.detach().abs().amax(-1) + loss.detach().abs() < torch.inf).unsqueeze(-1)
-        if second_order and seen.requires_grad:
-            # A masked inf would still give 0 * inf = nan on its way back through the optimizee.
-            seen.register_hook(lambda g, alive=alive: torch.where(alive, g, 0.0))
-        grad = torch.where(alive, grad, 0.0)
-        thetas.append(torch.where(alive, theta, 0.0))
-        grads.append(grad)
-        losses.append(loss)
-        alives.append(alive.squeeze(-1))
-        if t < window.unroll:
-            step, rule_state = rule(RuleInput(theta, grad, loss, state.age + t), rule_state)
-            theta = theta + step
+    with torch.set_grad_enabled(learns and not replays and record is None):
+        for t in range(window.unroll + 1):
+            seen = theta.view_as(theta)
+            loss, grad = problems.losses_and_grads(seen, window.data(t, state.instance), create_graph=second_order)
+            # The largest magnitude is nan or inf where any coordinate is.
+            alive = (grad.detach().abs().amax(-1) + loss.detach().abs() < torch.inf).unsqueeze(-1)
+            if second_order and seen.requires_grad:
+                # A masked inf would still give 0 * inf = nan on its way back through the optimizee.
+                seen.register_hook(lambda g, alive=alive: torch.where(alive, g, 0.0))
+            grad = torch.where(alive, grad, 0.0)
+            losses.append(loss)
+            alives.append(alive.squeeze(-1))
+            grads.append(grad if sample is None else grad[..., sample.coordinates])
+            if t < window.unroll:
+                inputs = RuleInput(theta, grad, loss, state.age + t)
+                if record is not None:
+                    step = record(inputs)
+                else:
+                    step, rule_state = rule(inputs, rule_state)
+                steps.append(step)
+                theta = theta + step
 
     curve, alive = torch.stack(losses), torch.stack(alives)  # (U+1, B)
     weights = torch.where(alive, theta.new_tensor(objective.point_weights(window.unroll)).unsqueeze(-1), 0.0)
     counted = torch.where(alive, curve, 1.0)
-    total = (weights * objective.value(counted)).sum()
-    if not second_order:
-        slopes = weights * objective.slope(counted)
-        surrogate = (slopes.unsqueeze(-1) * torch.stack(grads) * torch.stack(thetas)).sum()
-        total = total + surrogate - surrogate.detach()
     # The mean over the problems that count; 0/0 where none is left, which the caller sees as a meta-loss of nan.
-    meta_loss = total / weights.sum()
+    weights = weights / weights.sum()
+    meta_loss = (weights * objective.value(counted)).sum()
+    if learns and not second_order:
+        weights = weights * objective.slope(counted)
+        if replays:
+            phi, gradients = replay(rule, state, curve, torch.stack(grads), weights, sample)  # type: ignore[arg-type]
+            meta_loss = WithGradient.apply(meta_loss, *gradients, *phi)
+        else:
+            taken = torch.stack(steps) if record is None else record.steps()
+            if taken.requires_grad:
+                meta_loss = WithGradient.apply(meta_loss, slopes(torch.stack(grads), weights), taken)
     end = replace(
         state,
         theta=theta.detach(),
-        rule={name: leaf.detach() for name, leaf in rule_state.items()},
+        rule={name: leaf.detach() for name, leaf in (record.state if record else rule_state).items()},
         age=state.age + window.unroll,
         diverged=state.diverged | ~alive.all(0),
     )

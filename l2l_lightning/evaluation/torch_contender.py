@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError, check_positive
+from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
-from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
 
 

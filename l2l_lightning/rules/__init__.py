@@ -1,6 +1,6 @@
 """Update rules, learned and hand-made."""
 
-from l2l_lightning.core.unroll import RuleInput
+from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.rules.base import UpdateRule
 from l2l_lightning.rules.handmade import SGD, Adagrad, Adam, Adamax, HandmadeRule, Momentum, Nesterov, RMSprop
 from l2l_lightning.rules.multiscale_adam import Head, LinearAverage, MultiscaleAdam, SoftmaxMLP, SoftmaxRecurrent

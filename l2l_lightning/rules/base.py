@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.rule import Record, RuleInput
+from l2l_lightning.core.sampling import Coordinates
 from l2l_lightning.core.state import RuleState
-from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.schedules import Schedule, check_schedule
 
 
@@ -20,9 +21,12 @@ class UpdateRule(nn.Module):
 
     Attributes:
         rate_argument: name of the argument that scales the steps and may be tuned after training, None without one.
+        coordinatewise: whether a coordinate's steps depend on its own gradients alone, never on those of other
+            coordinates; then the meta-gradient may be taken from some of the coordinates, or in blocks of them.
     """
 
     rate_argument: ClassVar[str | None] = None
+    coordinatewise: bool = False
 
     def with_rate(self, rate: float | Schedule) -> Self:
         """A copy with another ``rate_argument``.
@@ -43,6 +47,18 @@ class UpdateRule(nn.Module):
     def for_parameter(self, name: str, module: str) -> "UpdateRule":
         """The rule that updates this parameter of a module of this class; a rule for all of them is its own answer."""
         return self
+
+    def subset(self, state: RuleState, index: Coordinates) -> tuple["UpdateRule", RuleState]:
+        """The rule for some of the coordinates, and their state; for rules that are ``coordinatewise``."""
+        return self, {name: leaf[..., index] for name, leaf in state.items()}
+
+    def record(self, state: RuleState, steps: int | None) -> Record | None:
+        """A faster way than ``forward`` to take steps from a state, None where there is none.
+
+        ``coordinatewise`` rules that look at nothing but gradients may step in place, and write down what they need for
+        a hand-written way back through this number of steps; None for no way back.
+        """
+        return None
 
     def init_state(self, theta: Tensor) -> RuleState:
         """State of a problem that starts at theta (..., n): leaves (*features, ..., n), features first."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from l2l_lightning.core.errors import InputError, check_non_negative, check_positive
+from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
-from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
 
 
@@ -23,6 +23,7 @@ class HandmadeRule(UpdateRule):
         InputError: for a rate that is not positive or a coefficient outside its range.
     """
 
+    coordinatewise = True
     rate_argument = "lr"
     state_leaves: tuple[str, ...] = ()
 

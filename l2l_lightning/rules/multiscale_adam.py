@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from l2l_lightning.core.errors import InputError, check_choice, check_positive, check_positive_int
+from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
-from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
 from l2l_lightning.rules.recurrent import Cell, GRUCell, LSTMCell, init_layers, run_layers
 from l2l_lightning.rules.schedules import Schedule, check_schedule, value_at
@@ -152,6 +152,7 @@ class MultiscaleAdam(UpdateRule):
         InputError: for no timescales, or decays outside [0, 1).
     """
 
+    coordinatewise = True
     rate_argument = "eta"
     _betas: Tensor
 

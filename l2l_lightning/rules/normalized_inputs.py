@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from l2l_lightning.core.errors import InputError, check_choice, check_non_negative, check_positive, check_positive_int
+from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
-from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
 from l2l_lightning.rules.handmade import HandmadeRule, bias_correction, mean_square
 from l2l_lightning.rules.noise import gaussian, salt
@@ -170,6 +170,7 @@ class NormalizedInputs(UpdateRule):
         InputError: for numbers that are not positive, or an unknown word.
     """
 
+    coordinatewise = True
     rate_argument = "eta_min"
 
     def __init__(

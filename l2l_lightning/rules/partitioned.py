@@ -1,5 +1,6 @@
 """Different rules for different kinds of parameters."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.rule import Record, RuleInput
+from l2l_lightning.core.sampling import Coordinates
 from l2l_lightning.core.state import RuleState
-from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
 
 
@@ -59,6 +61,7 @@ class PartitionedRule(UpdateRule):
         for route in routes:
             if route.rule not in rules:
                 raise InputError(f"PartitionedRule: a route leads to {route.rule!r}, but the rules are {list(rules)}.")
+        self.coordinatewise = all(rule.coordinatewise for rule in rules.values())
         self.rules = nn.ModuleDict(rules)
         self.routes = list(routes)
         self._labels: list[str] = []  # one a parameter of the layout
@@ -96,18 +99,78 @@ class PartitionedRule(UpdateRule):
             pieces[label].append(piece)
         return pieces
 
+    def subset(self, state: RuleState, index: Coordinates) -> tuple[UpdateRule, RuleState]:
+        chosen = torch.arange(sum(self._sizes))[index.cpu() if isinstance(index, Tensor) else index]
+        place = torch.bucketize(chosen, torch.tensor(self._sizes).cumsum(0), right=True)  # the parameter of each
+        counts = torch.bincount(place, minlength=len(self._sizes)).tolist()
+        offsets = self._split(torch.arange(sum(self._sizes)))
+        part = copy.copy(self)
+        part._labels = [label for label, count in zip(self._labels, counts, strict=True) if count]
+        part._sizes = [count for count in counts if count]
+        new_state = {}
+        for label, rule in part._used():
+            own = torch.cat(offsets[label])  # ascending, as coordinates are
+            positions = torch.searchsorted(own, chosen[torch.isin(chosen, own)])
+            _, own_state = rule.subset(self._of(label, state), positions.to(next(iter(state.values())).device))
+            new_state.update(_under(label, own_state))
+        return part, new_state
+
+    def record(self, state: RuleState, steps: int | None) -> Record | None:
+        records = {label: rule.record(self._of(label, state), steps) for label, rule in self._used()}
+        if any(record is None for record in records.values()):
+            return None
+        return _Record(self, records)  # type: ignore[arg-type]
+
     def init_state(self, theta: Tensor) -> RuleState:
         pieces = self._split(theta)
-        states = {label: rule.init_state(torch.cat(pieces[label], -1)) for label, rule in self._used()}
-        return {f"{label}/{name}": leaf for label, state in states.items() for name, leaf in state.items()}
+        own = {label: rule.init_state(torch.cat(pieces[label], -1)) for label, rule in self._used()}
+        return {name: leaf for label, state in own.items() for name, leaf in _under(label, state).items()}
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
-        thetas, grads = self._split(inputs.theta), self._split(inputs.grad)
         steps, new_state = {}, {}
-        for label, rule in self._used():
-            own = {name.removeprefix(f"{label}/"): leaf for name, leaf in state.items() if name.startswith(f"{label}/")}
-            part = inputs._replace(theta=torch.cat(thetas[label], -1), grad=torch.cat(grads[label], -1))
-            step, own = rule(part, own)
-            new_state.update({f"{label}/{name}": leaf for name, leaf in own.items()})
-            steps[label] = iter(step.split([piece.shape[-1] for piece in grads[label]], -1))
-        return torch.cat([next(steps[label]) for label in self._labels], -1), new_state
+        for (label, rule), part in zip(self._used(), self._inputs(inputs), strict=True):
+            steps[label], own = rule(part, self._of(label, state))
+            new_state.update(_under(label, own))
+        return self._join(steps), new_state
+
+    def _inputs(self, inputs: RuleInput) -> list[RuleInput]:
+        """What each of the used rules sees."""
+        thetas, grads = self._split(inputs.theta), self._split(inputs.grad)
+        return [
+            inputs._replace(theta=torch.cat(thetas[label], -1), grad=torch.cat(grads[label], -1))
+            for label, _ in self._used()
+        ]
+
+    def _join(self, steps: dict[str, Tensor]) -> Tensor:
+        """The steps (..., n) from those of every label."""
+        sizes: dict[str, list[int]] = {label: [] for label in steps}
+        for label, size in zip(self._labels, self._sizes, strict=True):
+            sizes[label].append(size)
+        pieces = {label: iter(step.split(sizes[label], -1)) for label, step in steps.items()}
+        return torch.cat([next(pieces[label]) for label in self._labels], -1)
+
+    def _of(self, label: str, state: RuleState) -> RuleState:
+        return {name.removeprefix(f"{label}/"): leaf for name, leaf in state.items() if name.startswith(f"{label}/")}
+
+
+class _Record:
+    """Those of the rules, side by side."""
+
+    def __init__(self, whole: PartitionedRule, records: dict[str, Record]) -> None:
+        self._whole, self._records = whole, records
+
+    @property
+    def state(self) -> RuleState:
+        parts = [_under(label, record.state) for label, record in self._records.items()]
+        return {name: leaf for part in parts for name, leaf in part.items()}
+
+    def __call__(self, inputs: RuleInput) -> Tensor:
+        parts = zip(self._records.items(), self._whole._inputs(inputs), strict=True)
+        return self._whole._join({label: record(part) for (label, record), part in parts})
+
+    def steps(self) -> Tensor:
+        return self._whole._join({label: record.steps() for label, record in self._records.items()})
+
+
+def _under(label: str, state: RuleState) -> RuleState:
+    return {f"{label}/{name}": leaf for name, leaf in state.items()}

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from l2l_lightning.core.errors import check_positive_int
+from l2l_lightning.core.rule import Record, RuleInput
 from l2l_lightning.core.state import RuleState
-from l2l_lightning.core.unroll import RuleInput
 from l2l_lightning.rules.base import UpdateRule
+from l2l_lightning.rules.lstm_layers import LSTMTape, Weights, lstm, lstm_step
 from l2l_lightning.rules.preprocessing import LogAndSign, Preprocessing
 from l2l_lightning.rules.schedules import Schedule, check_schedule, value_at
 
@@ -76,74 +76,21 @@ class GRUCell(Cell):
 
 
 class LSTMCell(Cell):
-    """Hochreiter and Schmidhuber 1997 with forget gates; gates in the order i, f, o, g.
-
-    i, f, o = sigmoid(W_ih x + W_hh h + b);  g = tanh(likewise);  c' = f * c + i * g;  h' = o * tanh(c').
-    """
+    """Hochreiter and Schmidhuber 1997 with forget gates, see ``lstm``."""
 
     leaves = ("h", "c")
     gates = 4
 
+    @property
+    def weights(self) -> Weights:
+        """W_ih, W_hh and b."""
+        return Weights(self.weight_ih, self.weight_hh, self.bias)
+
     def forward(self, x: Tensor, *hidden: Tensor) -> tuple[Tensor, ...]:
-        h, c = hidden
         # Batched tensors of functorch cannot be written in place, and compilers prefer to see the equations.
-        plain = torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
-        step = _lstm if plain else _LSTMFunction.apply
-        return step(x, h, c, self.weight_ih, self.weight_hh, self.bias)
-
-
-def _lstm(x: Tensor, h: Tensor, c: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The equations of ``LSTMCell``: h' and c'."""
-    i, f, o, g = (torch.addmm(bias, weight_ih, x) + weight_hh @ h).chunk(4)
-    c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c_next.tanh(), c_next
-
-
-class _LSTMFunction(torch.autograd.Function):
-    """``_lstm`` with as little memory traffic as possible: the gates in place, the backward pass from what is saved.
-
-    Autograd's own graph of the same equations spends most of its time on slices and temporaries.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        x, h, c, weight_ih, weight_hh, bias = inputs
-        gates = torch.addmm(bias, weight_ih, x).addmm_(weight_hh, h)  # (4H, R)
-        sigmoids = 3 * len(c)
-        gates[:sigmoids].sigmoid_()
-        gates[sigmoids:].tanh_()
-        i, f, o, g = gates.chunk(4)
-        c_next = (f * c).addcmul_(i, g)
-        ctx.save_for_backward(*inputs, gates, c_next)
-        return c_next.tanh().mul_(o), c_next
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, dh: Tensor, dc_next: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, gates, c_next = ctx.saved_tensors  # type: ignore[attr-defined]
-        if torch.is_grad_enabled():  # somebody wants second derivatives, and the saved gates have no graph
-            return torch.func.vjp(_lstm, *inputs)[1]((dh, dc_next))
-        x, h, c, weight_ih, weight_hh, _ = inputs
-        i, f, o, g = gates.chunk(4)
-        tanh_c = c_next.tanh()
-        dc = torch.ops.aten.tanh_backward(dh * o, tanh_c).add_(dc_next)
-        dgates = torch.empty_like(gates)
-        di, df, do, dg = dgates.chunk(4)
-        torch.mul(dc, g, out=di)
-        torch.mul(dc, c, out=df)
-        torch.mul(dh, tanh_c, out=do)
-        torch.mul(dc, i, out=dg)
-        sigmoids = slice(3 * len(c))
-        torch.ops.aten.sigmoid_backward.grad_input(dgates[sigmoids], gates[sigmoids], grad_input=dgates[sigmoids])
-        torch.ops.aten.tanh_backward.grad_input(dg, g, grad_input=dg)
-        needs_x, needs_h, *_ = ctx.needs_input_grad  # type: ignore[attr-defined]
-        return (
-            weight_ih.T @ dgates if needs_x else None,
-            weight_hh.T @ dgates if needs_h else None,
-            dc.mul_(f),
-            dgates @ x.T,
-            dgates @ h.T,
-            dgates.sum(1, keepdim=True),
-        )
+        plain = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
+        h, c = hidden
+        return (lstm if plain else lstm_step)(x, h, c, self.weights)
 
 
 def init_layers(cells: Iterable[nn.Module], theta: Tensor) -> RuleState:
@@ -182,6 +129,7 @@ class CoordinatewiseNetwork(UpdateRule):
         InputError: for sizes that are not positive integers or a scale that is not positive.
     """
 
+    coordinatewise = True
     rate_argument = "output_scale"
     cell: ClassVar[type[Cell]]
 
@@ -251,3 +199,41 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
         self.forget_bias = forget_bias
         for cell in self.cells:
             nn.init.constant_(cell.bias[hidden_size : 2 * hidden_size], forget_bias)  # type: ignore[index]
+
+    def record(self, state: RuleState, steps: int | None) -> Record | None:
+        learns_features = any(parameter.requires_grad for parameter in self.preprocessing.parameters())
+        return None if steps is not None and learns_features else _Record(self, state, steps)
+
+
+class _Record:
+    """The steps of a ``CoordinatewiseLSTM`` on a tape; see ``Record``."""
+
+    def __init__(self, rule: CoordinatewiseLSTM, state: RuleState, steps: int | None) -> None:
+        hidden = [(state[f"h{layer}"].flatten(1), state[f"c{layer}"].flatten(1)) for layer in range(rule.layers)]
+        weights = [cell.weights for cell in rule.cells]
+        self._rule, self._shape = rule, state["h0"].shape[1:]
+        self._tape = LSTMTape(hidden, weights, rule.head_weight, rule.preprocessing.features, steps)  # type: ignore[arg-type]
+        self._outputs: list[Tensor] = []
+        self._scales: list[float | Tensor] = []
+
+    def __call__(self, inputs: RuleInput) -> Tensor:
+        rule = self._rule
+        output = self._tape.step(rule.preprocessing(inputs.grad).flatten(1))
+        scale = value_at(rule.output_scale, inputs.step, output)
+        self._outputs.append(output)
+        self._scales.append(scale)
+        return (output + rule.head_bias[0]).view(self._shape) * scale
+
+    @property
+    def state(self) -> RuleState:
+        hidden = enumerate(self._tape.hidden)
+        return {
+            f"{name}{layer}": leaf.view(-1, *self._shape)
+            for layer, leaves in hidden
+            for name, leaf in zip(LSTMCell.leaves, leaves, strict=True)
+        }
+
+    def steps(self) -> Tensor:
+        scale = torch.stack(self._scales) if isinstance(self._scales[0], Tensor) else self._scales[0]  # type: ignore[arg-type]
+        outputs = self._tape.outputs(torch.stack(self._outputs)) + self._rule.head_bias
+        return outputs.view(-1, *self._shape) * scale

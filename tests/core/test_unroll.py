@@ -8,8 +8,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
+from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import fresh_state
-from l2l_lightning.core.unroll import RuleInput, unroll
+from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
 from l2l_lightning.optimizees import Quadratic
 from l2l_lightning.rules import (

@@ -1,0 +1,60 @@
+"""Random coordinates that stand for all of them in the meta-gradient."""
+
+from math import ceil, sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from l2l_lightning.core.coordinates import CoordinateLayout
+
+Coordinates = slice | Tensor  # of theta's last dimension
+
+
+class CoordinateSample(NamedTuple):
+    """Some of the n coordinates.
+
+    Attributes:
+        coordinates: (m,) int64, ascending; a coordinate may come twice.
+        weight: (m,) how many coordinates each stands for: sum_j weight_j f(coordinate_j) is an unbiased estimate of the
+            sum of any f over all coordinates.
+    """
+
+    coordinates: Tensor
+    weight: Tensor
+
+
+def sample_sizes(sizes: list[int], count: int) -> list[int]:
+    """How many coordinates to draw of tensors with these sizes: ``count`` in all, in proportion to the sizes' roots.
+
+    In proportion to the sizes themselves, biases would hardly ever be drawn (power allocation, Bankier 1988). At least
+    one of each tensor, at most all of it; what a small tensor cannot take goes to the others.
+    """
+    drawn = [0] * len(sizes)
+    for place in sorted(range(len(sizes)), key=sizes.__getitem__):
+        waiting = [size for size, taken in zip(sizes, drawn, strict=True) if not taken]
+        share = (count - sum(drawn)) * sqrt(sizes[place]) / sum(map(sqrt, waiting))
+        drawn[place] = min(sizes[place], max(1, ceil(share - 1e-9)))
+    return drawn
+
+
+def sample_coordinates(layout: CoordinateLayout, count: int, generator: torch.Generator) -> CoordinateSample:
+    """About ``count`` coordinates, at least one of every tensor; all of them where there are no more.
+
+    Every tensor is cut into as many stretches of equal length as coordinates are drawn of it, and one is drawn of each
+    stretch: unbiased, without a permutation of all coordinates.
+    """
+    device = generator.device
+    if count >= layout.n:
+        return CoordinateSample(torch.arange(layout.n, device=device), torch.ones(layout.n, device=device))
+    sizes = [where.stop - where.start for _, where, _ in layout.slices]
+    indices, weights = [], []
+    for (_, where, _), size, drawn in zip(layout.slices, sizes, sample_sizes(sizes, count), strict=True):
+        place = torch.arange(drawn, dtype=torch.float64, device=device)
+        if drawn < size:
+            place = (place + torch.rand(drawn, dtype=torch.float64, device=device, generator=generator)) * (
+                size / drawn
+            )
+        indices.append(where.start + place.long().clamp_max(size - 1))
+        weights.append(torch.full((drawn,), size / drawn, device=device))
+    return CoordinateSample(torch.cat(indices), torch.cat(weights))
