@@ -61,6 +61,8 @@ class MetaOptimizerModule(L.LightningModule):
         second_order: differentiate through the optimizees' gradients; slower, and rarely better.
         meta_coordinates: take the meta-gradient from about this many coordinates of every problem, drawn anew for each
             window, while all of them move: unbiased for coordinatewise rules, and much faster on large optimizees.
+        compile: compile the optimizee's losses and gradients with torch.compile, which takes some seconds at the start;
+            pays off in trainings of minutes.
         baselines: hand-made contenders and the grid of their learning rates; all of them where none is given.
         rates: of the learned rule (its ``eta``, ``eta_min``, ``lr`` or ``output_scale``): before each validation and
             test the best of them on the tuning problems is taken, as for the baselines; its own where none are given.
@@ -85,6 +87,7 @@ class MetaOptimizerModule(L.LightningModule):
         objective: Objective | None = None,
         second_order: bool = False,
         meta_coordinates: int | None = None,
+        compile: bool = False,
         baselines: Baselines | None = None,
         rates: list[float] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = _adam,
@@ -111,6 +114,7 @@ class MetaOptimizerModule(L.LightningModule):
         self.objective = objective or Objective()
         self.second_order = second_order
         self.meta_coordinates = meta_coordinates
+        self._compiles = compile
         self.outer_optimizer = optimizer
         self.outer_scheduler = lr_scheduler
         self.seed = torch.initial_seed() if seed is None else seed
@@ -158,14 +162,19 @@ class MetaOptimizerModule(L.LightningModule):
             self.inner = self._fresh(batch, torch.ones(batch.problems, dtype=torch.bool, device=self.device))
             if self.stagger:
                 self.inner.lifetime = stagger(self.inner.lifetime, self.unroll)
-            return
-        self._check_resumed(self.inner, batch)
-        due = self.inner.due
-        count = int(due.sum())
-        if count:
-            self.resets += count
-            self.divergences += int(self.inner.diverged.sum())
-            self.inner = reset_problems(self.inner, self._fresh(batch, due), due)
+        else:
+            self._check_resumed(self.inner, batch)
+            due = self.inner.due
+            count = int(due.sum())
+            if count:
+                self.resets += count
+                self.divergences += int(self.inner.diverged.sum())
+                self.inner = reset_problems(self.inner, self._fresh(batch, due), due)
+        if self._compiles:
+            self._compiles = False
+            seconds = self.problems.compile(self.inner.theta, batch.data(0, self.inner.instance))
+            if seconds is not None:
+                rank_zero_info(f"Compiled the optimizee's losses and gradients in {seconds:.1f} s.")
 
     def _fresh(self, window: Window, mask: Tensor) -> InnerState:
         """New problems where ``mask`` holds; elsewhere theta is a placeholder."""

@@ -1,6 +1,7 @@
 """B copies of an optimizee as pure functions of their coordinates."""
 
 import copy
+import time
 import warnings
 from collections.abc import Callable
 
@@ -92,7 +93,7 @@ class Problems:
         """
         if create_graph or torch._C._are_functorch_transforms_active():
             return self._evaluate(theta, data, create_graph)
-        key = tuple((name, leaf.shape, leaf.dtype, leaf.device) for name, leaf in (("", theta), *data.items()))
+        key = _key(theta, data)
         if key not in self._recorded:
             self._recorded[key] = self._record(theta, data)
         try:
@@ -118,6 +119,26 @@ class Problems:
             warnings.warn(f"The optimizee {name} cannot be recorded and runs slower for it: {error}", stacklevel=2)
             return self._evaluate
 
+    def compile(self, theta: Tensor, data: Data) -> float | None:
+        """From now on, evaluate data of these shapes by machine code.
+
+        Returns:
+            The seconds that the compilation took; None with a warning where it failed, and all goes on without.
+        """
+        start = time.perf_counter()
+        self.losses_and_grads(theta, data)
+        key = _key(theta, data)
+        compiled: Evaluation = torch.compile(self._recorded[key], dynamic=False)
+        try:
+            with torch.no_grad():
+                compiled(theta.detach(), data)
+        except Exception as error:  # compilers fail in many ways
+            name, reason = type(self.template).__name__, str(error).strip().partition("\n")[0]
+            warnings.warn(f"The optimizee {name} runs without compilation, which failed: {reason}", stacklevel=2)
+            return None
+        self._recorded[key] = compiled
+        return time.perf_counter() - start
+
     def metrics(self, theta: Tensor, data: Data) -> dict[str, Tensor]:
         """The optimizee's metrics, leaves (B,), for theta (B, n) on data that all problems share."""
 
@@ -128,6 +149,11 @@ class Problems:
             return functional_call(call, parameters, (data,))
 
         return vmap(metrics)(theta)
+
+
+def _key(theta: Tensor, data: Data) -> tuple:
+    """What a recording depends on."""
+    return tuple((name, leaf.shape, leaf.dtype, leaf.device) for name, leaf in (("", theta), *data.items()))
 
 
 class _MetricsCall(nn.Module):
