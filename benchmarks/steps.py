@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.settings import HORIZON, mnist_mlp
+from benchmarks.settings import RESTART, UNROLL, mnist_mlp
 from l2l_lightning import LearnedOptimizer
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.rule import RuleInput
@@ -30,6 +31,8 @@ RULES: dict[str, Callable[[], UpdateRule]] = {
     "LSTM (20, 20)": CoordinatewiseLSTM,
 }
 WARM_UP = 3
+TOGETHER = 1_000_000  # parameters up to which all optimizers are alive at once
+BYTES = {"LSTM (20, 20)": 700}  # a parameter, at the peak of a step; the others stay below 200
 
 
 class RuleStep:
@@ -37,7 +40,7 @@ class RuleStep:
 
     def __init__(self, rule: UpdateRule, with_gradient: bool) -> None:
         self.rule, self.with_gradient = rule, with_gradient
-        setting = mnist_mlp(images=1000)
+        setting = mnist_mlp(count=1000)
         self.problems, window = Problems(setting.optimizee), setting.window(0)
         self.data = window.data(0, window.instance)
         self.start = self.problems.draw(setting.problems, torch.Generator().manual_seed(0))
@@ -46,7 +49,7 @@ class RuleStep:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        if self.taken % HORIZON == 0:  # endless descent on one minibatch ends among denormal numbers, which are slow
+        if self.taken % (RESTART * UNROLL) == 0:  # endless descent on one minibatch ends among slow denormal numbers
             self.theta, self.state = self.start, self.rule.init_state(self.start)
             self.t = torch.zeros(len(self.start), dtype=torch.long)
         self.taken += 1
@@ -57,19 +60,47 @@ class RuleStep:
         self.t = self.t + 1
 
 
-def optimizers(count: int) -> dict[str, Optimizer]:
-    """Optimizers of ``count`` parameters with random gradients."""
+def optimizers(count: int) -> dict[str, Callable[[], Optimizer]]:
+    """Makers of optimizers of ``count`` parameters with random gradients."""
 
     def parameter() -> list[nn.Parameter]:
         parameter = nn.Parameter(torch.randn(count))
         parameter.grad = torch.randn(count)
         return [parameter]
 
-    found: dict[str, Optimizer] = {
-        "torch Adam, for loop": torch.optim.Adam(parameter(), foreach=False),
-        "torch Adam, foreach": torch.optim.Adam(parameter(), foreach=True),
+    found: dict[str, Callable[[], Optimizer]] = {
+        "torch Adam, for loop": lambda: torch.optim.Adam(parameter(), foreach=False),
+        "torch Adam, foreach": lambda: torch.optim.Adam(parameter(), foreach=True),
+        "six of them, one after another": lambda: _Six(parameter()),
     }
-    return found | {name: LearnedOptimizer(parameter(), rule()) for name, rule in RULES.items()}
+    learned = {name: lambda rule=rule: LearnedOptimizer(parameter(), rule()) for name, rule in RULES.items()}
+    return found | learned
+
+
+class _Six(Optimizer):
+    """What LA replaces: six foreach Adams on the same parameters, each with its own state."""
+
+    def __init__(self, params: list[nn.Parameter]) -> None:
+        super().__init__(params, {})
+        self.parts = [torch.optim.Adam(params, foreach=True) for _ in range(6)]
+
+    def step(self) -> None:  # type: ignore[override]
+        for part in self.parts:
+            part.step()
+
+
+def measure(count: int, repetitions: int, each: float) -> dict[str, dict[str, float]]:
+    """Seconds of a step and bytes of the state of every optimizer; small ones take turns, large ones go one by one."""
+    makers = optimizers(count)
+    groups = [list(makers)] if count <= TOGETHER else [[name] for name in makers]
+    readings: dict[str, dict[str, float]] = {}
+    for group in groups:
+        if max(BYTES.get(name, 200) for name in group) * count > psutil.virtual_memory().available:
+            continue
+        found = {name: makers[name]() for name in group}
+        times = seconds({name: optimizer.step for name, optimizer in found.items()}, repetitions, each)
+        readings |= {name: {"seconds": times[name], "bytes": state_bytes(found[name])} for name in group}
+    return readings
 
 
 def state_bytes(optimizer: Optimizer) -> int:
@@ -110,9 +141,7 @@ def main() -> None:
         rules: dict[str, Step] = {name: RuleStep(rule(), args.what == "inner") for name, rule in RULES.items()}
         reading = {name: {"seconds": value} for name, value in seconds(rules, args.repetitions, args.seconds).items()}
     else:
-        found = optimizers(int(args.what))
-        steps = seconds({name: optimizer.step for name, optimizer in found.items()}, args.repetitions, args.seconds)
-        reading = {name: {"seconds": steps[name], "bytes": state_bytes(found[name])} for name in found}
+        reading = measure(int(args.what), args.repetitions, args.seconds)
     print(json.dumps(reading))
 
 

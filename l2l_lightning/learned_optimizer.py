@@ -80,7 +80,7 @@ class LearnedOptimizer(Optimizer):
         lr: float = 1.0,
         maximize: bool = False,
         not_finite: NotFinite = "skip",
-        chunk_size: int = 16384,
+        chunk_size: int = 65536,
     ) -> None:
         check_choice(self, get_args(NotFinite), not_finite=not_finite)
         check_positive_int(self, chunk_size=chunk_size)
@@ -211,11 +211,11 @@ class LearnedOptimizer(Optimizer):
             )
             names = leaves[chunk.params[0]]
             state = {name: chunk.join(leaves[param][name] for param in chunk.params) for name in names}
-            steps, new_state = rule(inputs, state)
-            moves = group["lr"] * steps
-            for name, leaf in _apart(new_state, state).items():
-                old = chunk.cut(leaves[param][name] for param in chunk.params)
-                torch._foreach_copy_(old, leaf.split(sizes, -1))
+            moves = group["lr"] * rule.step_(inputs, state)
+            if len(chunk.params) > 1:  # else the state was written where it lies
+                for name, leaf in state.items():
+                    old = chunk.cut(leaves[param][name] for param in chunk.params)
+                    torch._foreach_copy_(old, leaf.split(sizes, -1))
             for piece, move in zip(chunk.cut(theta[param] for param in chunk.params), moves.split(sizes), strict=True):
                 piece.add_(move)
         for param in params:
@@ -285,14 +285,6 @@ def _part(rule: UpdateRule, name: str | None) -> UpdateRule:
 
 def _working_dtype(param: Tensor) -> torch.dtype:
     return torch.float64 if param.dtype == torch.float64 else torch.float32
-
-
-def _apart(new_state: RuleState, state: RuleState) -> RuleState:
-    """The new leaves, none of them in the memory of an old one: a history hands those on under other names."""
-    old = {leaf.untyped_storage().data_ptr() for leaf in state.values()}
-    return {
-        name: leaf.clone() if leaf.untyped_storage().data_ptr() in old else leaf for name, leaf in new_state.items()
-    }
 
 
 def _shape(param: Tensor) -> torch.Size:

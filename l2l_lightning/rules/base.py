@@ -67,3 +67,16 @@ class UpdateRule(nn.Module):
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         """The step (..., n), to be added to theta, and the new state."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(inputs, state).")
+
+    def step_(self, inputs: RuleInput, state: RuleState) -> Tensor:
+        """``forward`` for callers who want no graph and need the old state no more: the new one is written over it."""
+        step, new_state = self(inputs, state)
+        # A history hands leaves on under other names, and a step may be one of them.
+        old = {leaf.untyped_storage().data_ptr() for leaf in state.values()}
+        step, *leaves = (
+            tensor.clone() if tensor.untyped_storage().data_ptr() in old else tensor
+            for tensor in (step, *new_state.values())
+        )
+        for name, leaf in zip(new_state, leaves, strict=True):
+            state[name].copy_(leaf)
+        return step

@@ -183,15 +183,21 @@ class MultiscaleAdam(UpdateRule):
         return {"m": theta.new_zeros(shape), "v": theta.new_zeros(shape), **self.head.init_state(theta)}
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
-        grad = inputs.grad
         rate1, rate2 = self._rates(inputs)
-        m = torch.lerp(state["m"], grad, rate1)
-        # A square that overflows would make inf - inf.
-        v = torch.lerp(state["v"], grad.square().clamp_max(torch.finfo(grad.dtype).max), rate2)
-        steps = m / (v.sqrt() + self.eps)
-        own = {name: leaf for name, leaf in state.items() if name not in ("m", "v")}
-        average, own = self.head(steps, own)
-        return -value_at(self.eta, inputs.step, grad) * average, {"m": m, "v": v, **own}
+        m = torch.lerp(state["m"], inputs.grad, rate1)
+        v = torch.lerp(state["v"], _square(inputs.grad), rate2)
+        average, own = self.head(m / (v.sqrt() + self.eps), _of_head(state))
+        return -value_at(self.eta, inputs.step, average) * average, {"m": m, "v": v, **own}
+
+    def step_(self, inputs: RuleInput, state: RuleState) -> Tensor:
+        rate1, rate2 = self._rates(inputs)
+        m = state["m"].lerp_(inputs.grad, rate1)
+        v = state["v"].lerp_(_square(inputs.grad), rate2)
+        steps = v.sqrt().add_(self.eps)
+        average, own = self.head(torch.div(m, steps, out=steps), _of_head(state))
+        for name, leaf in own.items():
+            state[name].copy_(leaf)
+        return -value_at(self.eta, inputs.step, average) * average
 
     def _rates(self, inputs: RuleInput) -> Tensor:
         """(1 - beta) / (1 - beta^t), (2, k, ..., 1): averages that move at these rates are bias-corrected ones.
@@ -201,3 +207,12 @@ class MultiscaleAdam(UpdateRule):
         betas = self._betas.view(2, -1, *[1] * inputs.grad.dim())
         t = (inputs.step + 1).unsqueeze(-1)
         return ((1 - betas) / (1 - betas**t)).to(inputs.grad.dtype)
+
+
+def _square(grad: Tensor) -> Tensor:
+    """Squares that stay finite: one that overflows would make inf - inf."""
+    return grad.square().clamp_max(torch.finfo(grad.dtype).max)
+
+
+def _of_head(state: RuleState) -> RuleState:
+    return {name: leaf for name, leaf in state.items() if name not in ("m", "v")}

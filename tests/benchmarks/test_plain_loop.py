@@ -48,7 +48,7 @@ def copy_of(rule: CoordinatewiseLSTM) -> plain_loop.PlainLSTM:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: quadratics(problems=8), lambda: mnist_mlp(batch_size=4, images=50)], ids=["Q", "M"]
+    "make", [lambda: quadratics(problems=8), lambda: mnist_mlp(batch_size=4, count=50)], ids=["Q", "M"]
 )
 def test_two_windows_have_the_meta_gradient_of_ours(make):
     """The second window starts where the first one ended, so it compares what is carried over as well."""
