@@ -18,7 +18,7 @@ from l2l_lightning.core.horizon import FixedHorizon, Horizon, stagger
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split, Stream, keyed_generator
-from l2l_lightning.core.sampling import CoordinateSample, sample_coordinates
+from l2l_lightning.core.sampling import CoordinateSample, check_sampled, sample_coordinates
 from l2l_lightning.core.state import InnerState, fresh_state, reset_problems
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
@@ -99,6 +99,7 @@ class MetaOptimizerModule(L.LightningModule):
         check_positive_int(self, unroll=unroll)
         if meta_coordinates is not None:
             check_positive_int(self, meta_coordinates=meta_coordinates)
+            check_sampled(rule, second_order)
         limits = {"reset_loss": reset_loss, "reset_norm": reset_norm}
         check_positive(self, **{name: limit for name, limit in limits.items() if limit is not None})
         self.rule = rule

@@ -32,12 +32,13 @@ class Objective:
         self.weights = weights
         self.transform = transform
 
-    def point_weights(self, unroll: int) -> list[float]:
-        """w_0 ... w_U, which sum to one."""
+    def point_weights(self, unroll: int, like: Tensor) -> Tensor:
+        """w_0 ... w_U, which sum to one, in the type and on the device of a tensor."""
+        t = torch.arange(unroll + 1, dtype=like.dtype, device=like.device)
         if self.weights == "final":
-            return [0.0] * unroll + [1.0]
-        raw = [1.0] * (unroll + 1) if self.weights == "uniform" else [float(t) for t in range(unroll + 1)]
-        return [weight / sum(raw) for weight in raw]
+            return (t == unroll).to(t.dtype)
+        raw = torch.ones_like(t) if self.weights == "uniform" else t
+        return raw / raw.sum()
 
     def value(self, losses: Tensor) -> Tensor:
         """transform(f), elementwise."""

@@ -1,7 +1,5 @@
 """The meta-gradient from steps taken once more, for some of the coordinates or block by block."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
@@ -52,8 +50,8 @@ def replay(
     grads: Tensor,
     weights: Tensor,
     sample: CoordinateSample | None,
-) -> tuple[Sequence[Tensor], list[Tensor]]:
-    """The rule's trainable parameters and the meta-gradient with respect to them.
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The rule's parameters that its steps depend on, and the meta-gradient with respect to them.
 
     Memory is that of one block of coordinates, whatever n is.
 
@@ -66,20 +64,22 @@ def replay(
         sample: the m coordinates, None for all of them.
     """
     phi = [parameter for parameter in rule.parameters() if parameter.requires_grad]
-    total = [torch.zeros_like(parameter) for parameter in phi]
+    total: dict[Tensor, Tensor] = {}
     points, problems, count = grads.shape
     width = max(1, BLOCK // (problems * (points - 1)))
-    for start in range(0, count if phi else 0, width):
+    for start in range(0, count, width):
         block = slice(start, start + width)
         coordinates: Coordinates = block if sample is None else sample.coordinates[block]
         steps = _take_steps(rule, state, coordinates, losses, grads[..., block])
+        if not steps.requires_grad:  # coordinates of a rule without parameters
+            continue
         slope = slopes(grads[..., block], weights)
         if sample is not None:
             slope *= sample.weight[block]
-        for part, found in zip(total, torch.autograd.grad(steps, phi, slope, allow_unused=True), strict=True):
+        for parameter, found in zip(phi, torch.autograd.grad(steps, phi, slope, allow_unused=True), strict=True):
             if found is not None:
-                part += found
-    return phi, total
+                total[parameter] = total[parameter] + found if parameter in total else found
+    return list(total), list(total.values())
 
 
 def _take_steps(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from l2l_lightning.core.coordinates import CoordinateLayout
+from l2l_lightning.core.errors import InputError
 
 Coordinates = slice | Tensor  # of theta's last dimension
 
@@ -31,7 +32,7 @@ def sample_sizes(sizes: list[int], count: int) -> list[int]:
     one of each tensor, at most all of it; what a small tensor cannot take goes to the others.
     """
     drawn = [0] * len(sizes)
-    for place in sorted(range(len(sizes)), key=sizes.__getitem__):
+    for place in sorted((place for place, size in enumerate(sizes) if size), key=sizes.__getitem__):
         waiting = [size for size, taken in zip(sizes, drawn, strict=True) if not taken]
         share = (count - sum(drawn)) * sqrt(sizes[place]) / sum(map(sqrt, waiting))
         drawn[place] = min(sizes[place], max(1, ceil(share - 1e-9)))
@@ -50,11 +51,21 @@ def sample_coordinates(layout: CoordinateLayout, count: int, generator: torch.Ge
     sizes = [where.stop - where.start for _, where, _ in layout.slices]
     indices, weights = [], []
     for (_, where, _), size, drawn in zip(layout.slices, sizes, sample_sizes(sizes, count), strict=True):
+        stretch = size / max(drawn, 1)
         place = torch.arange(drawn, dtype=torch.float64, device=device)
         if drawn < size:
-            place = (place + torch.rand(drawn, dtype=torch.float64, device=device, generator=generator)) * (
-                size / drawn
-            )
+            jitter = torch.rand(drawn, dtype=torch.float64, device=device, generator=generator)
+            place = (place + jitter) * stretch
         indices.append(where.start + place.long().clamp_max(size - 1))
-        weights.append(torch.full((drawn,), size / drawn, device=device))
+        weights.append(torch.full((drawn,), stretch, device=device))
     return CoordinateSample(torch.cat(indices), torch.cat(weights))
+
+
+def check_sampled(rule: object, second_order: bool) -> None:
+    """Raise InputError where a sample of the coordinates does not give the meta-gradient."""
+    reason = "second_order is set" if second_order else f"{type(rule).__name__} is not coordinatewise"
+    if second_order or not getattr(rule, "coordinatewise", False):
+        raise InputError(
+            "A sample of the coordinates (meta_coordinates) gives the meta-gradient of coordinatewise rules without "
+            f"second derivatives alone, but {reason}."
+        )

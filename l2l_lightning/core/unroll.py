@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.replay import WithGradient, replay, slopes
 from l2l_lightning.core.rule import Rule, RuleInput
-from l2l_lightning.core.sampling import CoordinateSample
+from l2l_lightning.core.sampling import CoordinateSample, check_sampled
 from l2l_lightning.core.state import InnerState
 from l2l_lightning.core.window import Window
 
@@ -66,12 +65,9 @@ def unroll(
     Raises:
         InputError: for a sample where the rule is not ``coordinatewise``, or with ``second_order``.
     """
+    if sample is not None:
+        check_sampled(rule, second_order)
     coordinatewise = getattr(rule, "coordinatewise", False)
-    if sample is not None and (second_order or not coordinatewise):
-        raise InputError(
-            "A sample of the coordinates gives the meta-gradient of a coordinatewise rule without second derivatives; "
-            + ("second_order is set." if second_order else f"{type(rule).__name__} is not coordinatewise.")
-        )
     learns = torch.is_grad_enabled()
     # Nested meta-training differentiates this very graph.
     graph_of_all = second_order or torch._C._are_functorch_transforms_active() or not coordinatewise
@@ -108,7 +104,7 @@ def unroll(
                 theta = theta + step
 
     curve, alive = torch.stack(losses), torch.stack(alives)  # (U+1, B)
-    weights = torch.where(alive, theta.new_tensor(objective.point_weights(window.unroll)).unsqueeze(-1), 0.0)
+    weights = torch.where(alive, objective.point_weights(window.unroll, theta).unsqueeze(-1), 0.0)
     counted = torch.where(alive, curve, 1.0)
     # The mean over the problems that count; 0/0 where none is left, which the caller sees as a meta-loss of nan.
     weights = weights / weights.sum()

@@ -269,11 +269,10 @@ class _Memory:
 
     def __init__(self, shape: _Shape, like: Tensor) -> None:
         self._key = shape, like.dtype, like.device
+        self.blocks: list[_Block] = []
         found = next((memory for memory in self._free if memory[0] == self._key), None)
         if found is not None:
             self._free.remove(found)
-        elif len(self._free) >= SPARE:
-            self._free.pop(0)
         self.blocks = self._cut(shape, like.detach()) if found is None else found[1]
 
     @torch.inference_mode(False)  # else the next tape might not be allowed to write
@@ -291,4 +290,6 @@ class _Memory:
         return blocks
 
     def __del__(self) -> None:
-        self._free.append((self._key, self.blocks))
+        if self.blocks:  # else there was no memory
+            self._free.append((self._key, self.blocks))
+            del self._free[:-SPARE]

@@ -107,12 +107,16 @@ class PartitionedRule(UpdateRule):
         part = copy.copy(self)
         part._labels = [label for label, count in zip(self._labels, counts, strict=True) if count]
         part._sizes = [count for count in counts if count]
-        new_state = {}
+        rules, new_state = {}, {}
         for label, rule in part._used():
             own = torch.cat(offsets[label])  # ascending, as coordinates are
             positions = torch.searchsorted(own, chosen[torch.isin(chosen, own)])
-            _, own_state = rule.subset(self._of(label, state), positions.to(next(iter(state.values())).device))
+            own_state = self._of(label, state)
+            for leaf in own_state.values():
+                positions = positions.to(leaf.device)
+            rules[label], own_state = rule.subset(own_state, positions)
             new_state.update(_under(label, own_state))
+        part._modules = {"rules": nn.ModuleDict(rules)}
         return part, new_state
 
     def record(self, state: RuleState, steps: int | None) -> Record | None:

@@ -15,6 +15,7 @@ from l2l_lightning.core.rule import Record, RuleInput
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.rules.base import UpdateRule
 from l2l_lightning.rules.lstm_layers import LSTMTape, Weights, lstm, lstm_step
+from l2l_lightning.rules.lstm_triton import fits, fused_step
 from l2l_lightning.rules.preprocessing import LogAndSign, Preprocessing
 from l2l_lightning.rules.schedules import Schedule, check_schedule, value_at
 
@@ -199,6 +200,12 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
         self.forget_bias = forget_bias
         for cell in self.cells:
             nn.init.constant_(cell.bias[hidden_size : 2 * hidden_size], forget_bias)  # type: ignore[index]
+
+    def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
+        if self.cell is not LSTMCell or not fits(self, inputs.grad):
+            return super().forward(inputs, state)
+        step, new_state = fused_step(self, inputs.grad, state)
+        return step * value_at(self.output_scale, inputs.step, step), new_state
 
     def record(self, state: RuleState, steps: int | None) -> Record | None:
         learns_features = any(parameter.requires_grad for parameter in self.preprocessing.parameters())
