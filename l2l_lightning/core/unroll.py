@@ -116,8 +116,11 @@ def unroll(
             meta_loss = WithGradient.apply(meta_loss, *gradients, *phi)
         else:
             taken = torch.stack(steps) if record is None else record.steps()
+            slope = slopes(torch.stack(grads), weights)
+            if sample is not None:
+                taken, slope = taken[..., sample.coordinates], slope * sample.weight
             if taken.requires_grad:
-                meta_loss = WithGradient.apply(meta_loss, slopes(torch.stack(grads), weights), taken)
+                meta_loss = WithGradient.apply(meta_loss, slope, taken)
     end = replace(
         state,
         theta=theta.detach(),

@@ -28,6 +28,14 @@ class UpdateRule(nn.Module):
     rate_argument: ClassVar[str | None] = None
     coordinatewise: bool = False
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """What a class says of its ``forward``, or does in its place, does not hold for another ``forward``."""
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls) and super(cls, cls).forward is not UpdateRule.forward:
+            for name in ("coordinatewise", "record", "step_"):
+                if name not in vars(cls):
+                    setattr(cls, name, vars(UpdateRule)[name])
+
     def with_rate(self, rate: float | Schedule) -> Self:
         """A copy with another ``rate_argument``.
 

@@ -114,6 +114,8 @@ class Nesterov(Momentum):
         trainable: meta-train the rate.
     """
 
+    coordinatewise = True
+
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         m = self.momentum * state["momentum"] + inputs.grad
         return -self.rate * (inputs.grad + self.momentum * m), {"momentum": m}

@@ -77,6 +77,7 @@ class LSTMTape:
         steps: int | None,
     ) -> None:
         self.weights, self.head, self.taken = weights, head, 0
+        self._head = head.clone()  # as the weights are: the way back belongs to the phi of the steps
         self._weights = [torch.cat(own, 1) for own in weights]
         sizes = (inputs, *(len(h) for h, _ in hidden))
         rows = hidden[0][0].shape[1]
@@ -111,7 +112,7 @@ class LSTMTape:
                 torch.mul(at.f, at.c, out=at.c_next).addcmul_(at.i, at.g)
                 torch.tanh(at.c_next, out=at.tanh_c)
                 below = torch.mul(at.o, at.tanh_c, out=at.h_next)
-            torch.mm(self.head, below, out=outputs[:, block.rows])
+            torch.mm(self._head, below, out=outputs[:, block.rows])
         self.taken += 1
         return outputs.squeeze(0)
 
@@ -133,7 +134,7 @@ class LSTMTape:
             for step in reversed(range(self.taken)):
                 doutput = doutputs[step : step + 1, block.rows]
                 dhead.addmm_(doutput, layers[-1].h[step + 1].T)
-                scratch[-1].dh.addmm_(self.head.T, doutput)
+                scratch[-1].dh.addmm_(self._head.T, doutput)
                 for number in reversed(range(len(layers))):
                     at, back = layers[number].points[step], scratch[number]
                     dh, dc, dtanh = back.dh, back.dc, back.dtanh
@@ -227,7 +228,7 @@ class _Layer:
 
     Attributes:
         xh1: (U + 1, I + H + 1, R) input, h and ones, the columns that one product turns into gates. Where nothing is
-            kept there are two of them, which take turns, and one of everything else.
+            kept there is one of them, and of everything else.
         h: (U + 1, H, R), a part of them.
         c: (U + 1, H, R).
         points: views for every step.
@@ -236,7 +237,7 @@ class _Layer:
     def __init__(self, steps: int | None, inputs: int, hidden: int, scratch: _Scratch) -> None:
         rows, new = scratch.dc.shape[1], scratch.dc.new_empty
         if steps is None:
-            self.xh1, self.c = new(2, inputs + hidden + 1, rows), new(1, hidden, rows)
+            self.xh1, self.c = new(1, inputs + hidden + 1, rows), new(1, hidden, rows)
             gates, tanh_c = scratch.dgates.unsqueeze(0), scratch.dtanh.unsqueeze(0)
         else:
             self.xh1, self.c = new(steps + 1, inputs + hidden + 1, rows), new(steps + 1, hidden, rows)
@@ -247,7 +248,7 @@ class _Layer:
         following = (self.h, self.c)
         self.points = [
             _Point(*(leaf[t % len(leaf)] for leaf in now), *(leaf[(t + 1) % len(leaf)] for leaf in following))
-            for t in range(steps or 2)
+            for t in range(steps or 1)
         ]
 
 

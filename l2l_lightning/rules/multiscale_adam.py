@@ -22,7 +22,7 @@ Normalization = Literal["sum", "absolute", "none"]
 
 
 class Head(nn.Module):
-    """The average of k Adams, from the steps that they propose.
+    """The average of k Adams, from the steps that they propose for a coordinate, and from nothing of other coordinates.
 
     ``forward`` gets the steps (k, ..., n) and the head's own state; it returns their average (..., n) and
     the new state.

@@ -100,17 +100,20 @@ class PartitionedRule(UpdateRule):
         return pieces
 
     def subset(self, state: RuleState, index: Coordinates) -> tuple[UpdateRule, RuleState]:
-        chosen = torch.arange(sum(self._sizes))[index.cpu() if isinstance(index, Tensor) else index]
-        place = torch.bucketize(chosen, torch.tensor(self._sizes).cumsum(0), right=True)  # the parameter of each
+        n = sum(self._sizes)
+        chosen = index.cpu() if isinstance(index, Tensor) else torch.arange(*index.indices(n))
+        sizes = torch.tensor(self._sizes)
+        ends = sizes.cumsum(0)
+        place = torch.bucketize(chosen, ends, right=True)  # the parameter of each
         counts = torch.bincount(place, minlength=len(self._sizes)).tolist()
-        offsets = self._split(torch.arange(sum(self._sizes)))
         part = copy.copy(self)
         part._labels = [label for label, count in zip(self._labels, counts, strict=True) if count]
         part._sizes = [count for count in counts if count]
         rules, new_state = {}, {}
         for label, rule in part._used():
-            own = torch.cat(offsets[label])  # ascending, as coordinates are
-            positions = torch.searchsorted(own, chosen[torch.isin(chosen, own)])
+            members = torch.tensor([member == label for member in self._labels])
+            shifts = ends - (sizes * members).cumsum(0)  # coordinates of other labels before the end of a parameter
+            positions = (chosen - shifts[place])[members[place]]
             own_state = self._of(label, state)
             for leaf in own_state.values():
                 positions = positions.to(leaf.device)

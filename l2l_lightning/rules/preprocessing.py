@@ -9,7 +9,7 @@ from l2l_lightning.core.errors import InputError, check_positive
 
 
 class Preprocessing(nn.Module):
-    """Turns gradients (..., n) into features (F, ..., n).
+    """Turns gradients (..., n) into features (F, ..., n), those of each coordinate from its own gradient alone.
 
     Attributes:
         features: F, the number of features of one coordinate.

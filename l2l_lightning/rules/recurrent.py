@@ -186,6 +186,7 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
         forget_bias: initial bias of the forget gates; 1 lets the state pass at the start of training.
     """
 
+    coordinatewise = True
     cell = LSTMCell
 
     def __init__(

@@ -1,10 +1,23 @@
 import pytest
 import torch
-from scenes import assert_refused, awake
+from scenes import Scene, assert_refused, awake
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from l2l_lightning.rules import CoordinatewiseGRU, CoordinatewiseLSTM, CoordinatewiseRNN, Identity, RuleInput
+from l2l_lightning.core.objective import Objective
+from l2l_lightning.core.unroll import unroll
+from l2l_lightning.rules import (
+    SGD,
+    Adam,
+    CoordinatewiseGRU,
+    CoordinatewiseLSTM,
+    CoordinatewiseRNN,
+    Identity,
+    KMomentums,
+    MultiscaleAdam,
+    Nesterov,
+    RuleInput,
+)
 from l2l_lightning.rules.recurrent import GRUCell, LSTMCell, RNNCell
 
 INPUTS, H, R = 3, 4, 6
@@ -192,3 +205,41 @@ def test_forget_bias_is_an_argument():
 )
 def test_bad_sizes_are_refused(kind, argument, value):
     assert_refused(kind, argument, value)
+
+
+class Clipped(CoordinatewiseLSTM):
+    """A subclass with a step of its own."""
+
+    def forward(self, inputs, state):
+        step, state = super().forward(inputs, state)
+        return step.clamp(-0.005, 0.005), state
+
+
+class NormalizedSGD(SGD):
+    """Couples coordinates."""
+
+    def forward(self, inputs, state):
+        return -inputs.grad / inputs.grad.norm(dim=-1, keepdim=True), state
+
+
+def test_shortcuts_of_a_class_are_not_taken_for_a_subclass_that_steps_otherwise():
+    scene = Scene.draw()
+    rule = awake(Clipped(hidden_size=3, output_scale=1.0)).double()
+    walked = unroll(rule, scene.problems, scene.state(rule), scene.window(), Objective())
+    assert (walked.state.theta - scene.theta).abs().max() <= 5 * 0.005 + 1e-12
+    assert rule.record(rule.init_state(scene.theta), 5) is None
+    assert not Clipped.coordinatewise
+    assert not NormalizedSGD.coordinatewise
+    assert all(kind.coordinatewise for kind in (SGD, Nesterov, Adam, CoordinatewiseLSTM, KMomentums, MultiscaleAdam))
+
+    class Halved(MultiscaleAdam):
+        def forward(self, inputs, state):
+            step, state = super().forward(inputs, state)
+            return step / 2, state
+
+    inputs = RuleInput(scene.theta, scene.theta, None, torch.zeros(3, dtype=torch.long))
+    halved = Halved().double()
+    state = halved.init_state(scene.theta)
+    whole, _ = MultiscaleAdam.forward(halved, inputs, state)
+    with torch.no_grad():
+        torch.testing.assert_close(halved.step_(inputs, state), whole / 2)
