@@ -17,7 +17,7 @@ LABELS = {
     "B": "problems B (n = 100, U = 20)",
     "U": "unroll U (n = 10,000, B = 1)",
 }
-TRAININGS = ("ours", "sampled")
+TRAININGS = ("ours", "4096 sampled")
 FITTED = 3  # the largest points of a grid: those below are bound by overhead
 
 

@@ -124,14 +124,12 @@ class _MeterCallback(Callback):
         trainer.should_stop = not self.meter.window_done()
 
 
-SAMPLED = 4096  # coordinates
-
 TRAININGS: dict[str, Callable[[Setting, Meter], None]] = {
     "plain": train_plain,
     "ours": train_ours,
     "compiled": partial(train_ours, compiles=True),
-    "sampled": partial(train_ours, sampled=SAMPLED),
-    "sampled, compiled": partial(train_ours, sampled=SAMPLED, compiles=True),
+    "4096 sampled": partial(train_ours, sampled=4096),
+    "1024 sampled": partial(train_ours, sampled=1024),
     "no learning": partial(train_ours, learns=False),
     "lightning": train_lightning,
 }
