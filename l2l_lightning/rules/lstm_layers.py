@@ -161,13 +161,17 @@ class _Taped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, tape: LSTMTape, outputs: Tensor, head: Tensor, *flat: Tensor) -> Tensor:
-        ctx.tape = tape  # type: ignore[attr-defined]
+        # Autograd lets go of saved tensors right after the way back, of everything else only with the graph; by then the
+        # next window would have needed memory of its own.
+        holder = outputs.new_empty(0)
+        holder.tape = tape  # type: ignore[attr-defined]
+        ctx.save_for_backward(holder)
         return outputs.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, doutputs: Tensor) -> tuple[Tensor | None, ...]:
-        tape: LSTMTape = ctx.tape  # type: ignore[attr-defined]
+        tape: LSTMTape = ctx.saved_tensors[0].tape  # type: ignore[attr-defined]
         dhead, dweights = tape.gradients(doutputs)
         sizes = ([part.shape[1] for part in own] for own in tape.weights)
         parts = [
