@@ -32,7 +32,7 @@ RULES: dict[str, Callable[[], UpdateRule]] = {
 }
 WARM_UP = 3
 TOGETHER = 1_000_000  # parameters up to which all optimizers are alive at once
-BYTES = {"LSTM (20, 20)": 700}  # a parameter, at the peak of a step; the others stay below 200
+BYTES = {"LSTM (20, 20)": 700}  # a parameter, at the peak of a step; the others stay below 120
 
 
 class RuleStep:
@@ -95,10 +95,11 @@ def measure(count: int, repetitions: int, each: float) -> dict[str, dict[str, fl
     groups = [list(makers)] if count <= TOGETHER else [[name] for name in makers]
     readings: dict[str, dict[str, float]] = {}
     for group in groups:
-        if max(BYTES.get(name, 200) for name in group) * count > psutil.virtual_memory().available:
+        if max(BYTES.get(name, 120) for name in group) * count > psutil.virtual_memory().available:
             continue
         found = {name: makers[name]() for name in group}
-        times = seconds({name: optimizer.step for name, optimizer in found.items()}, repetitions, each)
+        warm_up = WARM_UP if count <= TOGETHER else 1
+        times = seconds({name: optimizer.step for name, optimizer in found.items()}, repetitions, each, warm_up)
         readings |= {name: {"seconds": times[name], "bytes": state_bytes(found[name])} for name in group}
     return readings
 
@@ -109,12 +110,12 @@ def state_bytes(optimizer: Optimizer) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in leaves)
 
 
-def seconds(steps: dict[str, Step], repetitions: int, each: float) -> dict[str, float]:
+def seconds(steps: dict[str, Step], repetitions: int, each: float, warm_up: int = WARM_UP) -> dict[str, float]:
     """Median over the repetitions of the mean time of a step; every repetition lasts about ``each`` seconds."""
     readings: dict[str, list[float]] = {name: [] for name in steps}
     counts = {}
     for name, step in steps.items():
-        for _ in range(WARM_UP):
+        for _ in range(warm_up):
             start = time.perf_counter()
             step()
             counts[name] = max(1, int(each / (time.perf_counter() - start)))

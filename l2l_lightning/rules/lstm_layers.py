@@ -161,8 +161,8 @@ class _Taped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, tape: LSTMTape, outputs: Tensor, head: Tensor, *flat: Tensor) -> Tensor:
-        # Autograd lets go of saved tensors right after the way back, of everything else only with the graph; by then the
-        # next window would have needed memory of its own.
+        # Autograd lets go of saved tensors right after the way back, of everything else only with the graph. By then
+        # the next window would have taken memory of its own.
         holder = outputs.new_empty(0)
         holder.tape = tape  # type: ignore[attr-defined]
         ctx.save_for_backward(holder)
