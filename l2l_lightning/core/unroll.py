@@ -75,13 +75,14 @@ def unroll(
     replays = learns and not graph_of_all and (large or sample is not None)
     keeps = window.unroll if learns and not replays else None
     record = None if graph_of_all else rule.record(state.rule, keeps)  # type: ignore[attr-defined]
+    keeps_graph = learns and not replays and record is None
 
     theta, rule_state = state.theta, state.rule
     steps: list[Tensor] = []
     losses: list[Tensor] = []
     grads: list[Tensor] = []
     alives: list[Tensor] = []
-    with torch.set_grad_enabled(learns and not replays and record is None):
+    with torch.set_grad_enabled(keeps_graph):
         for t in range(window.unroll + 1):
             seen = theta.view_as(theta)
             loss, grad = problems.losses_and_grads(seen, window.data(t, state.instance), create_graph=second_order)
@@ -100,7 +101,8 @@ def unroll(
                     step = record(inputs)
                 else:
                     step, rule_state = rule(inputs, rule_state)
-                steps.append(step)
+                if keeps_graph:
+                    steps.append(step)
                 theta = theta + step
 
     curve, alive = torch.stack(losses), torch.stack(alives)  # (U+1, B)
