@@ -78,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     names = list(EVERYTHING)
-    parser.add_argument("--settings", nargs="+", choices=names, default=names, help="what to measure")
+    parser.add_argument("--settings", nargs="+", choices=names, help="what to measure; all of them where none is given")
     kinds = list(dict.fromkeys(training for kinds in TRAININGS.values() for training in kinds[1:]))
     parser.add_argument("--trainings", nargs="+", choices=kinds, default=[], help="beside the first one; none: all")
     parser.add_argument("--repetitions", type=int, default=5, help="processes for each training")
@@ -88,9 +88,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all readings there, as JSON")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the scaling there")
     parser.add_argument(
-        "--quick", action="store_true", help="a smoke run of one or two minutes; its numbers mean little"
+        "--quick", action="store_true", help="a smoke run of Q and T in two minutes; its numbers mean little"
     )
     args = parser.parse_args()
+    args.settings = args.settings or (["Q", "T"] if args.quick else names)
     if args.quick:
         args.repetitions, args.seconds, args.windows = 1, 0.5, min(args.windows, 20)
     if args.repetitions < 1 or args.threads < 1 or args.seconds <= 0:
