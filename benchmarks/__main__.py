@@ -109,7 +109,9 @@ def main() -> None:
     steps = {name: measure_steps(name, args.repetitions, args.threads) for name in args.settings if name in STEPS}
     scaled = "X" in args.settings
     scaling = measure_scaling(args.repetitions, args.seconds, args.threads) if scaled else {}
-    memory = train("Q", "lightning", args.threads, windows=args.windows) if args.windows and trainings else None
+    memory = (
+        train("Q", "lightning", args.threads, windows=args.windows) if args.windows and "Q" in args.settings else None
+    )
 
     print(", ".join(f"{name} {value}" for name, value in (machine() | versions() | {"threads": args.threads}).items()))
     for name in args.settings:

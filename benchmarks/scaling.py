@@ -17,7 +17,7 @@ LABELS = {
     "B": "problems B (n = 100, U = 20)",
     "U": "unroll U (n = 10,000, B = 1)",
 }
-TRAININGS = ("ours", "4096 sampled")
+TRAININGS = {"n": ("ours", "4096 sampled"), "B": ("ours",), "U": ("ours", "4096 sampled")}
 FITTED = 3  # the largest points of a grid: those below are bound by overhead
 
 
@@ -26,7 +26,7 @@ def measure_scaling(repetitions: int, seconds: float, threads: int) -> dict[str,
     return {
         axis: {
             training: [_measure(point, training, repetitions, seconds, threads) for point in points]
-            for training in TRAININGS
+            for training in TRAININGS[axis]
         }
         for axis, points in GRIDS.items()
     }
@@ -81,6 +81,8 @@ def draw_scaling(scaling: dict[str, dict[str, list[Reading]]], path: Path) -> No
             panels[1, column].plot(sizes, [reading["added"] for reading in readings], "o-", label=label)
         for panel in panels[:, column]:
             panel.set(xscale="log", yscale="log")
+            panel.set_xticks(sizes, [f"{size // 1000}k" if size >= 1000 else str(size) for size in sizes])
+            panel.xaxis.minorticks_off()
             panel.grid(alpha=0.3)
         panels[0, column].legend(fontsize=8)
         panels[1, column].set_xlabel(LABELS[axis])

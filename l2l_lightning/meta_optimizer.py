@@ -115,7 +115,7 @@ class MetaOptimizerModule(L.LightningModule):
         self.objective = objective or Objective()
         self.second_order = second_order
         self.meta_coordinates = meta_coordinates
-        self._compiles = compile
+        self.compiles, self._compiled = compile, False
         self.outer_optimizer = optimizer
         self.outer_scheduler = lr_scheduler
         self.seed = torch.initial_seed() if seed is None else seed
@@ -149,6 +149,7 @@ class MetaOptimizerModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._move_problems()
+        self._compiled = False
         resumed = self.trainer.ckpt_path is not None and self.inner is not None
         self.inner = self.inner.to(self.device) if resumed else None  # type: ignore[union-attr]
 
@@ -171,8 +172,8 @@ class MetaOptimizerModule(L.LightningModule):
                 self.resets += count
                 self.divergences += int(self.inner.diverged.sum())
                 self.inner = reset_problems(self.inner, self._fresh(batch, due), due)
-        if self._compiles:
-            self._compiles = False
+        if self.compiles and not self._compiled:
+            self._compiled = True
             seconds = self.problems.compile(self.inner.theta, batch.data(0, self.inner.instance))
             if seconds is not None:
                 rank_zero_info(f"Compiled the optimizee's losses and gradients in {seconds:.1f} s.")
@@ -187,7 +188,7 @@ class MetaOptimizerModule(L.LightningModule):
         return fresh_state(theta, self.rule.init_state(theta), window.instance, lifetime)
 
     def _sample(self, window: Window) -> CoordinateSample | None:
-        if self.meta_coordinates is None:
+        if self.meta_coordinates is None or self.meta_coordinates >= self.problems.layout.n:
             return None
         generator = self._generator(Stream.COORDINATES, window)
         return sample_coordinates(self.problems.layout, self.meta_coordinates, generator)

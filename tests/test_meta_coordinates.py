@@ -111,7 +111,7 @@ def test_a_count_that_is_none_is_refused_in_python(value: object) -> None:
 
 def test_a_sample_and_second_derivatives_do_not_go_together(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     arguments = ("--model.meta_coordinates", "2", "--model.second_order", "true")
-    assert "second_order is set" in mistake(capsys, tmp_path, *arguments)
+    assert "second_order do not go together" in mistake(capsys, tmp_path, *arguments)
 
 
 class Coupled(UpdateRule):
@@ -128,5 +128,5 @@ class Coupled(UpdateRule):
 
 def test_a_rule_that_is_not_coordinatewise_is_refused(tmp_path: Path) -> None:
     small.trainer(tmp_path).fit(small.module(rule=Coupled()), datamodule=small.data())
-    with pytest.raises(InputError, match="Coupled is not coordinatewise"):
+    with pytest.raises(InputError, match="Coupled does not say that it is one"):
         small.trainer(tmp_path).fit(small.module(rule=Coupled(), meta_coordinates=2), datamodule=small.data())

@@ -53,7 +53,7 @@ def replay(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The rule's parameters that its steps depend on, and the meta-gradient with respect to them.
 
-    Memory is that of one block of coordinates, whatever n is.
+    Beside the gradients it takes the memory of one block of coordinates, whatever n is.
 
     Args:
         rule: a coordinatewise rule.

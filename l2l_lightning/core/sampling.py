@@ -63,9 +63,10 @@ def sample_coordinates(layout: CoordinateLayout, count: int, generator: torch.Ge
 
 def check_sampled(rule: object, second_order: bool) -> None:
     """Raise InputError where a sample of the coordinates does not give the meta-gradient."""
-    reason = "second_order is set" if second_order else f"{type(rule).__name__} is not coordinatewise"
-    if second_order or not getattr(rule, "coordinatewise", False):
+    if second_order:
+        raise InputError("meta_coordinates and second_order do not go together: second derivatives mix coordinates.")
+    if not getattr(rule, "coordinatewise", False):
         raise InputError(
-            "A sample of the coordinates (meta_coordinates) gives the meta-gradient of coordinatewise rules without "
-            f"second derivatives alone, but {reason}."
+            f"meta_coordinates needs a coordinatewise rule, and {type(rule).__name__} does not say that it is one: set "
+            "`coordinatewise = True` in the class if its coordinates never look at each other."
         )

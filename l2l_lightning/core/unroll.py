@@ -94,7 +94,8 @@ def unroll(
             grad = torch.where(alive, grad, 0.0)
             losses.append(loss)
             alives.append(alive.squeeze(-1))
-            grads.append(grad if sample is None else grad[..., sample.coordinates])
+            if learns and not second_order:
+                grads.append(grad if sample is None else grad[..., sample.coordinates])
             if t < window.unroll:
                 inputs = RuleInput(theta, grad, loss, state.age + t)
                 if record is not None:

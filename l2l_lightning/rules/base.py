@@ -31,10 +31,10 @@ class UpdateRule(nn.Module):
     def __init_subclass__(cls, **kwargs: object) -> None:
         """What a class says of its ``forward``, or does in its place, does not hold for another ``forward``."""
         super().__init_subclass__(**kwargs)
-        if "forward" in vars(cls) and super(cls, cls).forward is not UpdateRule.forward:
-            for name in ("coordinatewise", "record", "step_"):
-                if name not in vars(cls):
-                    setattr(cls, name, vars(UpdateRule)[name])
+        for name in ("coordinatewise", "record", "step_"):
+            owner = next(kind for kind in cls.__mro__ if name in vars(kind))
+            if owner.forward is not cls.forward:  # type: ignore[attr-defined]
+                setattr(cls, name, vars(UpdateRule)[name])
 
     def with_rate(self, rate: float | Schedule) -> Self:
         """A copy with another ``rate_argument``.
@@ -79,12 +79,16 @@ class UpdateRule(nn.Module):
     def step_(self, inputs: RuleInput, state: RuleState) -> Tensor:
         """``forward`` for callers who want no graph and need the old state no more: the new one is written over it."""
         step, new_state = self(inputs, state)
-        # A history hands leaves on under other names, and a step may be one of them.
-        old = {leaf.untyped_storage().data_ptr() for leaf in state.values()}
-        step, *leaves = (
-            tensor.clone() if tensor.untyped_storage().data_ptr() in old else tensor
-            for tensor in (step, *new_state.values())
-        )
-        for name, leaf in zip(new_state, leaves, strict=True):
-            state[name].copy_(leaf)
-        return step
+        return overwrite(state, new_state, step)
+
+
+def overwrite(state: RuleState, new_state: RuleState, step: Tensor) -> Tensor:
+    """Write the new leaves over the old ones, whose memory they and the step may share, and return the step."""
+    old = {leaf.untyped_storage().data_ptr() for leaf in state.values()}
+    step, *leaves = (
+        tensor.clone() if tensor.untyped_storage().data_ptr() in old else tensor
+        for tensor in (step, *new_state.values())
+    )
+    for name, leaf in zip(new_state, leaves, strict=True):
+        state[name].copy_(leaf)
+    return step

@@ -23,7 +23,6 @@ class HandmadeRule(UpdateRule):
         InputError: for a rate that is not positive or a coefficient outside its range.
     """
 
-    coordinatewise = True
     rate_argument = "lr"
     state_leaves: tuple[str, ...] = ()
 
@@ -77,6 +76,8 @@ class SGD(HandmadeRule):
         trainable: meta-train the rate.
     """
 
+    coordinatewise = True
+
     def __init__(self, lr: float = 0.01, trainable: bool = False) -> None:
         super().__init__(lr, trainable)
 
@@ -92,6 +93,8 @@ class Momentum(HandmadeRule):
         momentum: mu.
         trainable: meta-train the rate.
     """
+
+    coordinatewise = True
 
     state_leaves = ("momentum",)
 
@@ -130,6 +133,8 @@ class Adagrad(HandmadeRule):
         trainable: meta-train the rate.
     """
 
+    coordinatewise = True
+
     state_leaves = ("sum",)
 
     def __init__(self, lr: float = 0.01, eps: float = 1e-10, trainable: bool = False) -> None:
@@ -151,6 +156,8 @@ class RMSprop(HandmadeRule):
         eps: added to the root.
         trainable: meta-train the rate.
     """
+
+    coordinatewise = True
 
     state_leaves = ("square",)
 
@@ -175,6 +182,8 @@ class Adam(HandmadeRule):
         eps: added to the root.
         trainable: meta-train the rate.
     """
+
+    coordinatewise = True
 
     state_leaves = ("mean", "square")
 
@@ -204,6 +213,8 @@ class Adamax(HandmadeRule):
         eps: added to the magnitude, as ``torch.optim.Adamax`` does.
         trainable: meta-train the rate.
     """
+
+    coordinatewise = True
 
     state_leaves = ("mean", "largest")
 

@@ -6,7 +6,7 @@ in place, in memory that was used just before.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 GATES = 51_200  # numbers in the gates of one block of rows
-SPARE = 8  # tapes whose memory is kept for the next ones
+SPARE = 8  # tapes whose memory is kept for the next ones,
+SPARE_NUMBERS = 2**28  # and the numbers in all but the newest of them
 
 
 class Weights(NamedTuple):
@@ -212,6 +213,14 @@ class _Shape(NamedTuple):
     width: int
     steps: int | None
 
+    @property
+    def numbers(self) -> int:
+        """What layers keep, scratch aside."""
+        steps = self.steps or 0
+        return self.rows * sum(
+            (steps + 1) * (below + 2 * size + 1) + steps * 5 * size for below, size in pairwise(self.sizes)
+        )
+
 
 class _Scratch:
     """What one layer writes into for a moment: on the way back, and in steps that keep nothing. All blocks share it."""
@@ -297,4 +306,6 @@ class _Memory:
     def __del__(self) -> None:
         if self.blocks:  # else there was no memory
             self._free.append((self._key, self.blocks))
-            del self._free[:-SPARE]
+            kept = accumulate(key[0].numbers for key, _ in reversed(self._free))
+            fitting = sum(numbers <= SPARE_NUMBERS for numbers in kept)
+            del self._free[: -min(max(fitting, 1), SPARE)]

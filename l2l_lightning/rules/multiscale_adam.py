@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from l2l_lightning.core.errors import InputError, check_choice, check_positive, check_positive_int
 from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
-from l2l_lightning.rules.base import UpdateRule
+from l2l_lightning.rules.base import UpdateRule, overwrite
 from l2l_lightning.rules.recurrent import Cell, GRUCell, LSTMCell, init_layers, run_layers
 from l2l_lightning.rules.schedules import Schedule, check_schedule, value_at
 
@@ -195,8 +195,7 @@ class MultiscaleAdam(UpdateRule):
         v = state["v"].lerp_(_square(inputs.grad), rate2)
         steps = v.sqrt().add_(self.eps)
         average, own = self.head(torch.div(m, steps, out=steps), _of_head(state))
-        for name, leaf in own.items():
-            state[name].copy_(leaf)
+        average = overwrite(state, own, average)
         return -value_at(self.eta, inputs.step, average) * average
 
     def _rates(self, inputs: RuleInput) -> Tensor:

@@ -116,6 +116,8 @@ class MeanNormalizedGradient(HandmadeRule):
         trainable: meta-train eta_min.
     """
 
+    coordinatewise = True
+
     def __init__(
         self,
         lr: float = 1e-3,

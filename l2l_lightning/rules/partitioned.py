@@ -61,11 +61,15 @@ class PartitionedRule(UpdateRule):
         for route in routes:
             if route.rule not in rules:
                 raise InputError(f"PartitionedRule: a route leads to {route.rule!r}, but the rules are {list(rules)}.")
-        self.coordinatewise = all(rule.coordinatewise for rule in rules.values())
         self.rules = nn.ModuleDict(rules)
         self.routes = list(routes)
         self._labels: list[str] = []  # one a parameter of the layout
         self._sizes: list[int] = []
+
+    @property
+    def coordinatewise(self) -> bool:  # type: ignore[override]
+        """Whether all rules are."""
+        return all(rule.coordinatewise for rule in self.rules.values())
 
     def bind(self, layout: CoordinateLayout) -> None:
         self._labels = [self._label(*entry) for entry in zip(layout.names, layout.owners, strict=True)]

@@ -210,7 +210,9 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
 
     def record(self, state: RuleState, steps: int | None) -> Record | None:
         learns_features = any(parameter.requires_grad for parameter in self.preprocessing.parameters())
-        return None if steps is not None and learns_features else _Record(self, state, steps)
+        if self.cell is not LSTMCell or (steps is not None and learns_features):
+            return None
+        return _Record(self, state, steps)
 
 
 class _Record:

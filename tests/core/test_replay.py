@@ -284,7 +284,7 @@ def test_the_mean_over_many_samples_is_the_whole_meta_gradient(name):
     assert ((unweighted.mean(0) - whole).abs() > 8 * error).any()
 
 
-@pytest.mark.parametrize(("second_order", "reason"), [(True, "second_order is set"), (False, "Coupled is not coord")])
+@pytest.mark.parametrize(("second_order", "reason"), [(True, "and second_order do not"), (False, "Coupled does not")])
 def test_where_a_sample_makes_no_sense_one_sentence_says_so(second_order, reason):
     class Coupled(rules.UpdateRule):
         def init_state(self, theta):
@@ -295,5 +295,5 @@ def test_where_a_sample_makes_no_sense_one_sentence_says_so(second_order, reason
 
     rule = lstm().double() if second_order else Coupled()
     state = under_way(rule)
-    with pytest.raises(InputError, match=f"sample of the coordinates .* {reason}[^\n]*\\.$"):
+    with pytest.raises(InputError, match=f"meta_coordinates .*{reason}[^\n]*\\.$"):
         unrolling.unroll(rule, PROBLEMS, state, window(), Objective(), second_order, WHOLE)
