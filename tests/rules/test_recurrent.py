@@ -14,10 +14,13 @@ from l2l_lightning.rules import (
     CoordinatewiseRNN,
     Identity,
     KMomentums,
+    LinearAverage,
     MultiscaleAdam,
     Nesterov,
+    PartitionedRule,
     RuleInput,
 )
+from l2l_lightning.rules.handmade import HandmadeRule
 from l2l_lightning.rules.recurrent import GRUCell, LSTMCell, RNNCell
 
 INPUTS, H, R = 3, 4, 6
@@ -230,6 +233,10 @@ def test_shortcuts_of_a_class_are_not_taken_for_a_subclass_that_steps_otherwise(
     assert rule.record(rule.init_state(scene.theta), 5) is None
     assert not Clipped.coordinatewise
     assert not NormalizedSGD.coordinatewise
+    assert not type("Whole", (PartitionedRule,), {"forward": lambda *_: None}).coordinatewise
+    assert not type("Own", (HandmadeRule,), {"forward": lambda *_: None}).coordinatewise
+    other_cell = type("Other", (CoordinatewiseLSTM,), {"cell": type("OtherCell", (LSTMCell,), {})})
+    assert other_cell().record(other_cell().init_state(scene.theta), 5) is None
     assert all(kind.coordinatewise for kind in (SGD, Nesterov, Adam, CoordinatewiseLSTM, KMomentums, MultiscaleAdam))
 
     class Halved(MultiscaleAdam):
@@ -243,3 +250,25 @@ def test_shortcuts_of_a_class_are_not_taken_for_a_subclass_that_steps_otherwise(
     whole, _ = MultiscaleAdam.forward(halved, inputs, state)
     with torch.no_grad():
         torch.testing.assert_close(halved.step_(inputs, state), whole / 2)
+
+
+def test_an_average_s_head_may_hand_its_leaves_on():
+    class Delayed(LinearAverage):
+        """The average of two steps ago."""
+
+        def init_state(self, theta):
+            return {"a1": torch.zeros_like(theta), "a2": torch.zeros_like(theta)}
+
+        def forward(self, steps, state):
+            average, _ = super().forward(steps, {})
+            return state["a2"], {"a1": average, "a2": state["a1"]}
+
+    rule, theta = MultiscaleAdam(Delayed()), torch.zeros(4)
+    state = pure = rule.init_state(theta)
+    state = {name: leaf.clone() for name, leaf in state.items()}
+    with torch.no_grad():
+        for t in range(5):
+            inputs = RuleInput(theta, torch.randn(4), None, torch.tensor(t))
+            expected, pure = rule(inputs, pure)
+            torch.testing.assert_close(rule.step_(inputs, state), expected)
+            torch.testing.assert_close(state, pure)
