@@ -96,6 +96,8 @@ def parse_arguments() -> argparse.Namespace:
         args.repetitions, args.seconds, args.windows = 1, 0.5, min(args.windows, 20)
     if args.repetitions < 1 or args.threads < 1 or args.seconds <= 0:
         parser.error("--repetitions, --threads and --seconds must be positive")
+    if args.figure and "X" not in args.settings:
+        parser.error("--figure draws the setting X")
     if 0 < args.windows < 10 or args.windows < 0:
         parser.error("--windows must be 0 or at least 10")
     return args
@@ -107,11 +109,9 @@ def main() -> None:
     trainings = [name for name in args.settings if name in WORKLOADS]
     readings = {name: measure(name, args.trainings, args.repetitions, args.seconds, args.threads) for name in trainings}
     steps = {name: measure_steps(name, args.repetitions, args.threads) for name in args.settings if name in STEPS}
-    scaled = "X" in args.settings
-    scaling = measure_scaling(args.repetitions, args.seconds, args.threads) if scaled else {}
-    memory = (
-        train("Q", "lightning", args.threads, windows=args.windows) if args.windows and "Q" in args.settings else None
-    )
+    scaling = measure_scaling(args.repetitions, args.seconds, args.threads) if "X" in args.settings else {}
+    checked = args.windows and "Q" in args.settings
+    memory = train("Q", "lightning", args.threads, windows=args.windows) if checked else None
 
     print(", ".join(f"{name} {value}" for name, value in (machine() | versions() | {"threads": args.threads}).items()))
     for name in args.settings:

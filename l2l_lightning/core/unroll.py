@@ -73,8 +73,8 @@ def unroll(
     graph_of_all = second_order or torch._C._are_functorch_transforms_active() or not coordinatewise
     large = state.theta.numel() * window.unroll > ONE_PASS
     replays = learns and not graph_of_all and (large or sample is not None)
-    keeps = window.unroll if learns and not replays else None
-    record = None if graph_of_all else rule.record(state.rule, keeps)  # type: ignore[attr-defined]
+    way_back = window.unroll if learns and not replays else None
+    record = None if graph_of_all else rule.record(state.rule, way_back)  # type: ignore[attr-defined]
     keeps_graph = learns and not replays and record is None
 
     theta, rule_state = state.theta, state.rule

@@ -57,14 +57,17 @@ class UpdateRule(nn.Module):
         return self
 
     def subset(self, state: RuleState, index: Coordinates) -> tuple["UpdateRule", RuleState]:
-        """The rule for some of the coordinates, and their state; for rules that are ``coordinatewise``."""
+        """The rule for m of the coordinates, and their state, leaves (*features, ..., m); for ``coordinatewise`` rules.
+
+        ``index`` is a slice of theta's last dimension or (m,) int64, ascending; a coordinate may come twice.
+        """
         return self, {name: leaf[..., index] for name, leaf in state.items()}
 
     def record(self, state: RuleState, steps: int | None) -> Record | None:
         """A faster way than ``forward`` to take steps from a state, None where there is none.
 
         ``coordinatewise`` rules that look at nothing but gradients may step in place, and write down what they need for
-        a hand-written way back through this number of steps; None for no way back.
+        a hand-written way back through this number of steps (None: no way back).
         """
         return None
 

@@ -215,7 +215,7 @@ class _Shape(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """What layers keep, scratch aside."""
+        """How many numbers the layers hold, scratch aside."""
         steps = self.steps or 0
         return self.rows * sum(
             (steps + 1) * (below + 2 * size + 1) + steps * 5 * size for below, size in pairwise(self.sizes)
@@ -258,9 +258,9 @@ class _Layer:
         x, self.h, ones = self.xh1.split((inputs, hidden, 1), 1)
         ones.fill_(1)
         now = (self.xh1, x, gates, gates[:, : 3 * hidden], *gates.chunk(4, 1), self.c, tanh_c)
-        following = (self.h, self.c)
         self.points = [
-            _Point(*(leaf[t % len(leaf)] for leaf in now), *(leaf[(t + 1) % len(leaf)] for leaf in following))
+            # One step that keeps nothing is followed by itself.
+            _Point(*(leaf[t] for leaf in now), *(leaf[(t + 1) % len(leaf)] for leaf in (self.h, self.c)))
             for t in range(steps or 1)
         ]
 

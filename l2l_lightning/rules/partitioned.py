@@ -104,8 +104,7 @@ class PartitionedRule(UpdateRule):
         return pieces
 
     def subset(self, state: RuleState, index: Coordinates) -> tuple[UpdateRule, RuleState]:
-        n = sum(self._sizes)
-        chosen = index.cpu() if isinstance(index, Tensor) else torch.arange(*index.indices(n))
+        chosen = index.cpu() if isinstance(index, Tensor) else torch.arange(*index.indices(sum(self._sizes)))
         sizes = torch.tensor(self._sizes)
         ends = sizes.cumsum(0)
         place = torch.bucketize(chosen, ends, right=True)  # the parameter of each
@@ -119,7 +118,7 @@ class PartitionedRule(UpdateRule):
             shifts = ends - (sizes * members).cumsum(0)  # coordinates of other labels before the end of a parameter
             positions = (chosen - shifts[place])[members[place]]
             own_state = self._of(label, state)
-            for leaf in own_state.values():
+            for leaf in own_state.values():  # all on one device; there may be none
                 positions = positions.to(leaf.device)
             rules[label], own_state = rule.subset(own_state, positions)
             new_state.update(_under(label, own_state))
@@ -127,10 +126,13 @@ class PartitionedRule(UpdateRule):
         return part, new_state
 
     def record(self, state: RuleState, steps: int | None) -> Record | None:
-        records = {label: rule.record(self._of(label, state), steps) for label, rule in self._used()}
-        if any(record is None for record in records.values()):
-            return None
-        return _Record(self, records)  # type: ignore[arg-type]
+        records = {}
+        for label, rule in self._used():
+            record = rule.record(self._of(label, state), steps)
+            if record is None:
+                return None
+            records[label] = record
+        return _Record(self, records)
 
     def init_state(self, theta: Tensor) -> RuleState:
         pieces = self._split(theta)

@@ -223,6 +223,7 @@ class _Record:
         weights = [cell.weights for cell in rule.cells]
         self._rule, self._shape = rule, state["h0"].shape[1:]
         self._tape = LSTMTape(hidden, weights, rule.head_weight, rule.preprocessing.features, steps)  # type: ignore[arg-type]
+        self._keeps = steps is not None
         self._outputs: list[Tensor] = []
         self._scales: list[float | Tensor] = []
 
@@ -230,8 +231,9 @@ class _Record:
         rule = self._rule
         output = self._tape.step(rule.preprocessing(inputs.grad).flatten(1))
         scale = value_at(rule.output_scale, inputs.step, output)
-        self._outputs.append(output)
-        self._scales.append(scale)
+        if self._keeps:
+            self._outputs.append(output)
+            self._scales.append(scale)
         return (output + rule.head_bias[0]).view(self._shape) * scale
 
     @property
