@@ -74,6 +74,10 @@ class ComparisonReport(Callback):
     A fit reports its last validation as ``validation.*``; ``l2l validate`` and ``l2l test`` report what they measured.
     """
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        folder = trainer.log_dir  # which all processes must ask for; without a logger it is the working directory
+        self._folder = None if trainer.logger is None or folder is None else Path(folder)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._report(trainer, pl_module, "validation")
         if trainer.is_global_zero and getattr(trainer.checkpoint_callback, "best_model_path", None):
@@ -97,9 +101,9 @@ class ComparisonReport(Callback):
         ratio = ratio_to_best_baseline(summaries)
         if ratio == ratio:
             print(f"mean loss of the learned rule / best baseline: {ratio:.3f}")
-        if trainer.logger is None or trainer.log_dir is None:  # without a logger log_dir is the working directory
+        if self._folder is None:
             return
-        folder = Path(trainer.log_dir)
+        folder = self._folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{stage}.md").write_text(text + "\n")
         (folder / f"{stage}.json").write_text(json.dumps(as_plain_values(summaries), indent=2) + "\n")

@@ -6,24 +6,33 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from l2l_lightning import checkpoint, user_errors
 from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
+from l2l_lightning.checkpoint_io import AtomicCheckpointIO
 from l2l_lightning.commands import compare, export, heatmap, inspect, plot, steps, sweep, transfer, weights
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
+from l2l_lightning.last_checkpoint import LastCheckpoint
 from l2l_lightning.meta_optimizer import MetaOptimizerModule
+from l2l_lightning.run_folder import CHECKPOINTS, claim_version, lock, newest_checkpoint, remove_empty, runs_with
 
-CHECKPOINTS = "checkpoints"
+# Lightning waits half an hour for a process that hangs; one that was killed is noticed at once.
+PATIENCE = timedelta(minutes=10)
 TRAINER_COMMANDS = {
     "fit": "Meta-train a rule; the run's folder is logs/NAME/version_N.",
     "validate": "Compare a trained rule with tuned baselines on the validation problems.",
@@ -41,15 +50,27 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.logger is None:
             return
-        count = 0
-        while not self.already_saved and Path(trainer.log_dir or ".", self.config_filename).exists():
+        folder, count = Path(trainer.log_dir or "."), 0
+        while not self.already_saved and (folder / self.config_filename).exists():
             count += 1
             self.config_filename = f"config-resumed-{count}.yaml"
         super().setup(trainer, pl_module, stage)
 
 
 class L2LCLI(LightningCLI):
-    """Adds the link of the unroll, the checkpoint callback, a folder a run, and ``--ckpt_path last | best``."""
+    """Adds the link of the unroll, checkpoint callbacks, a folder a run, and ``--ckpt_path last | best | auto``."""
+
+    claimed: Path | None = None
+    held: BaseFileLock | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            if self.held is not None:
+                self.held.release()
+            if self.claimed is not None:
+                remove_empty(self.claimed)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str | None, help="folder of the runs below logs/; the configuration's name")
@@ -60,9 +81,8 @@ class L2LCLI(LightningCLI):
         )
         parser.link_arguments("model.unroll", "data.init_args.unroll")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {"checkpoint.monitor": "val/mean_loss", "checkpoint.filename": "best", "checkpoint.save_last": True}
-        )
+        parser.set_defaults({"checkpoint.monitor": "val/mean_loss", "checkpoint.filename": "best"})
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -78,20 +98,28 @@ class L2LCLI(LightningCLI):
             config.name = Path(str(config.config[-1])).stem if config.config else "run"
         root = Path(config.trainer.default_root_dir or "logs")
         self.run_folder: tuple[Path, str, str | None] = (root, config.name, None)  # save_dir, name, version
+        self.purge_step: int | None = None
+        fits = self.config.subcommand == "fit"
         if config.ckpt_path is None:
-            if self.config.subcommand != "fit" and config.model.init_from is None:
+            if not fits and config.model.init_from is None:
                 warnings.warn("No --ckpt_path was given, so the learned rule is an untrained one.", stacklevel=2)
             return
-        config.model.init_from = None  # the checkpoint's phi replaces it
         asked = str(config.ckpt_path)
-        path = newest_checkpoint(root / config.name, asked) if asked in ("last", "best") else Path(asked)
-        checkpoint.read(path)
+        if asked == "auto" and not fits:
+            raise InputError("--ckpt_path auto is for `l2l fit`; give last, best or a file.")
+        if asked == "auto" and not list(runs_with(root / config.name, "last")):
+            config.ckpt_path = None
+            return
+        config.model.init_from = None  # the checkpoint's phi replaces it
+        named = asked in ("last", "best", "auto")
+        path, saved = newest_checkpoint(root / config.name, asked) if named else (Path(asked), checkpoint.read(asked))
         config.ckpt_path = str(path)
         run = path.resolve().parent.parent if path.parent.name == CHECKPOINTS else None
-        if self.config.subcommand != "fit":
+        if not fits:
             self.run_folder = (run or root / config.name, self.config.subcommand, None)
-        elif run and asked == "last":
-            self.run_folder = (run.parent.parent, run.parent.name, run.name)  # go on in the same folder
+        elif run and asked in ("last", "auto"):  # go on in the same folder
+            self.run_folder = (run.parent.parent, run.parent.name, run.name)
+            self.purge_step = saved["global_step"]
 
     def instantiate_classes(self) -> None:
         """Build everything, and tell the model what it is trained on, without folders of this machine."""
@@ -109,29 +137,31 @@ class L2LCLI(LightningCLI):
             torch.set_num_threads(threads)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Put the run's logger and a progress bar in, unless the configuration has its own."""
+        """Put the run's logger, a progress bar and safe checkpoints in, unless the configuration has its own."""
         config = self.config_init[self.subcommand].trainer
         if config.logger in (None, True):
-            save_dir, name, version = self.run_folder
-            kwargs["logger"] = TensorBoardLogger(save_dir, name, version, default_hp_metric=False)
+            kwargs["logger"] = self._run_logger()
         callbacks = config.callbacks or []
         if config.enable_progress_bar is not False and not any(isinstance(item, ProgressBar) for item in callbacks):
             kwargs["callbacks"] = [*callbacks, TQDMProgressBar(refresh_rate=20)]
+        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        if config.strategy == "ddp":
+            kwargs["strategy"] = DDPStrategy(timeout=PATIENCE)
         return super().instantiate_trainer(**kwargs)
 
-
-def newest_checkpoint(runs: Path, name: str) -> Path:
-    """The newest ``last.ckpt`` or ``best.ckpt`` below a folder of runs.
-
-    Raises:
-        InputError: if there is none.
-    """
-    found = sorted(runs.glob(f"version_*/{CHECKPOINTS}/{name}.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise InputError(
-            f"There is no {name}.ckpt in any run below {runs}; run `l2l fit` with this configuration first."
-        )
-    return found[-1]
+    def _run_logger(self) -> TensorBoardLogger:
+        """TensorBoard events in a folder that is this run's alone."""
+        save_dir, name, version = self.run_folder
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            if version is None:
+                self.claimed = claim_version(save_dir / name)
+                version = self.claimed.name
+            if self.subcommand == "fit":
+                self.held = lock(save_dir / name / version)
+        # What a killed run logged after its checkpoint is logged again, so TensorBoard may forget it.
+        return TensorBoardLogger(save_dir, name, version, default_hp_metric=False, purge_step=self.purge_step)
 
 
 def quiet_lightning() -> None:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from l2l_lightning import checkpoint as checkpoints
 from l2l_lightning.core.description import describe, outline
-from l2l_lightning.core.errors import InputError, check_positive, check_positive_int
+from l2l_lightning.core.errors import InputError, RunError, check_positive, check_positive_int
 from l2l_lightning.core.horizon import FixedHorizon, Horizon, stagger
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
@@ -23,6 +23,7 @@ from l2l_lightning.core.state import InnerState, fresh_state, reset_problems
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
 from l2l_lightning.data.base import ProblemDataModule
+from l2l_lightning.distributed import gather
 from l2l_lightning.evaluation.compare import LEARNED, Baselines, HeldOutComparison, Race, Result
 from l2l_lightning.evaluation.report import ratio_to_best_baseline, summarize
 from l2l_lightning.optimizees.base import OptimizeeModule
@@ -33,7 +34,9 @@ def _adam(parameters: Iterable[Tensor]) -> Optimizer:
     return torch.optim.Adam(parameters, lr=1e-3)
 
 
-TOTALS = ("resets", "divergences", "early_resets", "skipped_steps")  # counted since the start, and kept in checkpoints
+# Counted since the start, and kept in checkpoints: of this process's problems, and of phi, which all processes share.
+PROBLEM_TOTALS = ("resets", "divergences", "early_resets")
+STEP_TOTALS = ("skipped_steps", "skipped_in_a_row")
 
 
 class MetaOptimizerModule(L.LightningModule):
@@ -42,6 +45,9 @@ class MetaOptimizerModule(L.LightningModule):
     ``training_step`` returns the meta-loss of one window; Lightning does the rest. Problems whose lifetime is over, and
     those that diverged, are replaced in ``on_train_batch_start``. Validation and test let the learned rule and tuned
     hand-made ones run on the same held-out problems.
+
+    With several processes (``trainer.strategy=ddp``) each has B problems of its own and phi's gradient is averaged;
+    what is logged of training is of all processes. Held-out problems are the same in each.
 
     Logged: ``train/meta_loss``, ``train/inner_loss/age_A`` (mean loss at the end of windows that started at ages from A
     inner steps on), ``train/resets``, of which ``train/divergences`` and ``train/early_resets`` (solved or run away),
@@ -56,8 +62,10 @@ class MetaOptimizerModule(L.LightningModule):
         horizon: when problems restart; 100 inner steps where none is given.
         reset_loss: also restart problems whose loss fell below this.
         reset_norm: also restart problems whose parameters' norm passed this.
+        max_loss: problems whose loss passed this count as diverged, as those do whose loss or gradient is not finite.
         stagger: spread the first restarts, so that every window sees problems of all ages.
         objective: weights and transform of the meta-loss; the plain mean over the window where none is given.
+        max_skipped_steps: end the training after this many meta-gradients in a row that were not finite.
         second_order: differentiate through the optimizees' gradients; slower, and rarely better.
         meta_coordinates: take the meta-gradient from about this many coordinates of every problem, drawn anew for each
             window, while all of them move: unbiased for coordinatewise rules, and much faster on large optimizees.
@@ -83,8 +91,10 @@ class MetaOptimizerModule(L.LightningModule):
         horizon: Horizon | None = None,
         reset_loss: float | None = None,
         reset_norm: float | None = None,
+        max_loss: float | None = None,
         stagger: bool = True,
         objective: Objective | None = None,
+        max_skipped_steps: int = 100,
         second_order: bool = False,
         meta_coordinates: int | None = None,
         compile: bool = False,
@@ -96,11 +106,11 @@ class MetaOptimizerModule(L.LightningModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive_int(self, unroll=unroll)
+        check_positive_int(self, unroll=unroll, max_skipped_steps=max_skipped_steps)
         if meta_coordinates is not None:
             check_positive_int(self, meta_coordinates=meta_coordinates)
             check_sampled(rule, second_order)
-        limits = {"reset_loss": reset_loss, "reset_norm": reset_norm}
+        limits = {"reset_loss": reset_loss, "reset_norm": reset_norm, "max_loss": max_loss}
         check_positive(self, **{name: limit for name, limit in limits.items() if limit is not None})
         self.rule = rule
         if init_from is not None:
@@ -110,7 +120,8 @@ class MetaOptimizerModule(L.LightningModule):
         self.unroll = unroll
         self.horizon = horizon or FixedHorizon()
         self.horizon.announce(unroll)
-        self.reset_loss, self.reset_norm = reset_loss, reset_norm
+        self.reset_loss, self.reset_norm, self.max_loss = reset_loss, reset_norm, max_loss
+        self.max_skipped_steps = max_skipped_steps
         self.stagger = stagger
         self.objective = objective or Objective()
         self.second_order = second_order
@@ -129,6 +140,7 @@ class MetaOptimizerModule(L.LightningModule):
         self.divergences = 0
         self.early_resets = 0
         self.skipped_steps = 0
+        self.skipped_in_a_row = 0
         self.comparison = HeldOutComparison(rule, self.problems, baselines or Baselines(), rates or ())
         self.results: dict[str, Result] = {}  # of the newest validation or test
         self._race: Race | None = None
@@ -204,12 +216,17 @@ class MetaOptimizerModule(L.LightningModule):
         sample = self._sample(batch)
         walked = unroll(self.rule, self.problems, self.inner, batch, self.objective, self.second_order, sample)
         self.inner = walked.state
+        if self.max_loss is not None:
+            self.inner.diverged |= (walked.curve > self.max_loss).any(0)
         self._end_early(self.inner, walked.curve[-1])
         self.windows += 1
         if self._logs_now:
-            self.log("train/meta_loss", walked.meta_loss, prog_bar=True)
-            self.log_dict({f"train/{name}": float(getattr(self, name)) for name in TOTALS})
-            self.log_dict(self._losses_by_age(age, walked.curve[-1]))
+            self.log("train/meta_loss", walked.meta_loss, prog_bar=True, sync_dist=True)
+            totals = {f"train/{name}": float(getattr(self, name)) for name in PROBLEM_TOTALS}
+            self.log_dict(totals, sync_dist=True, reduce_fx="sum")
+            self.log("train/skipped_steps", float(self.skipped_steps))
+            ages, losses = self.all_gather((age, walked.curve[-1]))
+            self.log_dict(self._losses_by_age(ages.flatten(), losses.flatten()))
         return {"loss": walked.meta_loss, "curve": walked.curve, "age": age}
 
     def _end_early(self, inner: InnerState, loss: Tensor) -> None:
@@ -242,14 +259,27 @@ class MetaOptimizerModule(L.LightningModule):
         return losses
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Skip the step, and count it, where the meta-gradient is not finite."""
+        """Skip the step, and count it, where the meta-gradient is not finite.
+
+        Raises:
+            RunError: after ``max_skipped_steps`` such steps in a row.
+        """
         parameters = [parameter for parameter in self.rule.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
         if not torch.isfinite(norm):
             self.skipped_steps += 1
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row >= self.max_skipped_steps:
+                raise RunError(
+                    f"The meta-gradient was not finite in {self.skipped_in_a_row} windows in a row, so the training "
+                    f"ended after window {self.windows}; no step was taken on them, and the run's last checkpoint is "
+                    "good. Smaller steps of the rule, a shorter unroll or model.reset_norm may help."
+                )
             for parameter in parameters:
                 parameter.grad = None  # torch optimizers leave such parameters and their state alone
-        elif self._logs_now:
+            return
+        self.skipped_in_a_row = 0
+        if self._logs_now:
             self.log("train/grad_norm", norm)
 
     def _check_unroll(self, window: Window) -> None:
@@ -314,27 +344,35 @@ class MetaOptimizerModule(L.LightningModule):
 
         summaries = summarize(self.results)
         learned = summaries[LEARNED]
-        self.log(f"{prefix}/mean_loss", learned.mean_loss.mean, prog_bar=True)
-        self.log(f"{prefix}/final_loss", learned.final_loss.mean)
-        self.log(f"{prefix}/diverged", float(learned.diverged))
-        self.log(f"{prefix}/vs_best_baseline", ratio_to_best_baseline(summaries), prog_bar=True)
-        self.log_dict({f"{prefix}/{name}": estimate.mean for name, estimate in learned.metrics.items()})
+        shown = {"mean_loss": learned.mean_loss.mean, "vs_best_baseline": ratio_to_best_baseline(summaries)}
+        others = {"final_loss": learned.final_loss.mean, "diverged": float(learned.diverged)}
+        others |= {name: estimate.mean for name, estimate in learned.metrics.items()}
+        for figures, prog_bar in ((shown, True), (others, False)):
+            # All processes measure the same; rank 0's number is logged, and a mean of equals does no harm.
+            self.log_dict({f"{prefix}/{name}": x for name, x in figures.items()}, prog_bar=prog_bar, sync_dist=True)
 
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = {
+            "inner": None if self.inner is None else self.inner.to("cpu").state_dict(),
+            "totals": {name: getattr(self, name) for name in PROBLEM_TOTALS},
+        }
         checkpoint[checkpoints.KEY] = {
             "rule": describe(self.rule),
             "trained_on": self.trained_on,
             "seed": self.seed,
             "windows": self.windows,
-            **{name: getattr(self, name) for name in TOTALS},
+            **{name: getattr(self, name) for name in STEP_TOTALS},
             "baseline_rates": self.comparison.rates,
-            "inner": None if self.inner is None else self.inner.state_dict(),
+            "processes": gather(own),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another rule's checkpoint; take over the training state where the run goes on.
+
+        Each process goes on with the problems that it had. Where there are more processes than those that wrote the
+        checkpoint, the others start problems of their own; where there are fewer, some problems are left behind.
 
         Raises:
             InputError: if the checkpoint is not one of this project or its rule differs.
@@ -342,11 +380,32 @@ class MetaOptimizerModule(L.LightningModule):
         saved = checkpoints.saved_state(checkpoint)
         resumed = self._trainer is not None and self._trainer.state.fn == "fit"
         checkpoints.check_rule(checkpoint, self.rule, exact=resumed)
+        processes = saved["processes"]
         if not resumed:
-            if saved["inner"] is not None and saved["inner"]["theta"].shape[-1] != self.problems.layout.n:
+            inner = processes[0]["inner"]
+            if inner is not None and inner["theta"].shape[-1] != self.problems.layout.n:
                 rank_zero_info(f"The checkpoint was trained on another optimizee; {checkpoints.IGNORED}")
             return
-        for name in ("seed", "windows", *TOTALS):
-            setattr(self, name, saved.get(name, 0))
+        for name in ("seed", "windows", *STEP_TOTALS):
+            setattr(self, name, saved[name])
         self.comparison.rates = saved["baseline_rates"]
-        self.inner = None if saved["inner"] is None else InnerState(**saved["inner"])
+        self._say_processes(len(processes), self.trainer.world_size)
+        if self.global_rank == 0:
+            for name in PROBLEM_TOTALS:
+                setattr(self, name, sum(process["totals"][name] for process in processes))
+        inner = processes[self.global_rank]["inner"] if self.global_rank < len(processes) else None
+        self.inner = None if inner is None else InnerState(**inner)
+
+    @staticmethod
+    def _say_processes(before: int, now: int) -> None:
+        if before == now:
+            return
+        change = (
+            f"the problems of {before - now} of them are left behind"
+            if now < before
+            else f"{now - before} of them start with new problems"
+        )
+        rank_zero_info(
+            f"The checkpoint was written by {before} process(es), this run has {now}: {change}, and an outer step "
+            f"averages over {now} times B problems instead of {before} times."
+        )

@@ -1,16 +1,18 @@
 """One sentence for what a user got wrong on the command line or in a configuration file."""
 
 import difflib
+import errno
 import inspect
 import re
 import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
+import torch.distributed as dist
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.errors import InputError, RunError
 from l2l_lightning.core.horizon import Horizon
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.data import ProblemDataModule
@@ -37,12 +39,21 @@ class OneSentenceParser(LightningArgumentParser):
 
 
 def find(error: BaseException | None) -> Exception | None:
-    """The user's mistake that lies behind an exception, None where it is a bug."""
+    """The user's mistake, or what else ended the run, that lies behind an exception; None where it is a bug."""
     while error is not None:
-        if isinstance(error, InputError | MisconfigurationException):
+        if isinstance(error, InputError | MisconfigurationException | RunError):
             return error
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return RunError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}.")
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            return RunError(f"Another process of this run has ended or does not answer; {GO_ON}.")
         error = error.__cause__ or error.__context__
     return None
+
+
+# What the disk or the system refuses: full, over the quota, read-only, not permitted, broken, too many open files.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE)
+GO_ON = "l2l fit with --ckpt_path last goes on from the run's last checkpoint"
 
 
 def condense(message: str) -> str:

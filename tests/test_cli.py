@@ -19,7 +19,7 @@ CONFIGS = small.CONFIG.parent
 
 
 def test_a_run_holds_its_configuration_checkpoints_events_and_report(run: Path) -> None:
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     configuration = yaml.safe_load((run / "config.yaml").read_text())
     assert configuration["model"]["unroll"] == 5
     assert configuration["name"] == "quadratic_smoke"
@@ -299,5 +299,7 @@ trainer: {accelerator: cpu, enable_progress_bar: false}
     command += ["--config", limited(tmp_path, root=str(mnist_root)), "--name", "net"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    inner = checkpoint.read(tmp_path / "logs/net/version_0/checkpoints/last.ckpt")[checkpoint.KEY]["inner"]
+    inner = checkpoint.read(tmp_path / "logs/net/version_0/checkpoints/last.ckpt")[checkpoint.KEY]["processes"][0][
+        "inner"
+    ]
     assert inner["theta"].shape == (1, 784 * 3 + 3 + 3 * 10 + 10)

@@ -11,8 +11,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from matplotlib.figure import Figure
 
 from l2l_lightning import exported
-from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.errors import InputError, RunError
 from l2l_lightning.rules import UpdateRule
+from l2l_lightning.run_folder import claim_version
 
 Run = Callable[[Sequence[str]], Any]  # arguments of `l2l fit | validate | test` -> the CLI that ran
 
@@ -29,26 +30,17 @@ class CommandParser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def free_version(runs: Path) -> Path:
-    """``runs/version_N`` with the next N that is free."""
-    count = 0
-    while (runs / f"version_{count}").exists():
-        count += 1
-    return runs / f"version_{count}"
-
-
 def new_folder(asked: str | None, default: Path) -> Path:
     """The folder asked for, or ``default/version_N`` with the next free N; nothing that exists is written into.
 
     Raises:
         InputError: if the folder asked for holds something or cannot be made.
     """
-    if asked is not None:
-        folder = Path(asked)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"--output_dir: {asked} exists already and is not empty; give a new folder.")
-    else:
-        folder = free_version(default)
+    if asked is None:
+        return claim_version(default)
+    folder = Path(asked)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--output_dir: {asked} exists already and is not empty; give a new folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -101,11 +93,11 @@ def measured(run: Run, arguments: Sequence[str], name: str) -> Any:
     """The module after ``l2l arguments``, with the results of its evaluation.
 
     Raises:
-        InputError: if the run fails by a user's mistake or evaluates nothing; the sentence names the run.
+        InputError: if the run cannot go on or evaluates nothing; the sentence names the run.
     """
     try:
         module = run(arguments).model
-    except (InputError, MisconfigurationException) as error:
+    except (InputError, MisconfigurationException, RunError) as error:
         raise InputError(f"{name}: {error}") from error
     if not module.results:
         raise InputError(f"{name}: nothing was evaluated; leave the trainer's limits on validation and test alone.")

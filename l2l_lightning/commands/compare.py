@@ -13,7 +13,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from tqdm import tqdm
 
 from l2l_lightning import exported
-from l2l_lightning.commands.base import Run, free_version, load_rules
+from l2l_lightning.commands.base import Run, load_rules
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split
@@ -25,6 +25,7 @@ from l2l_lightning.evaluation.store import Store
 from l2l_lightning.evaluation.torch_contender import TorchOptimizer
 from l2l_lightning.optimizees import OptimizeeModule
 from l2l_lightning.rules import HandmadeRule, UpdateRule
+from l2l_lightning.run_folder import claim_version
 from l2l_lightning.user_errors import OneSentenceParser
 
 HELP = "learned rules, hand-made ones and torch.optim on any problems, with pictures"
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     settings = {key: plain[key] for key in ("targets", "rules", "torch_arguments", "learning_rates")}
     files = zip(learned, config.ckpt_path, strict=True)
     settings |= {"contenders": list(contenders), "sha256": {name: _digest(path) for name, path in files}}
-    folder = Path(config.output_dir) if config.output_dir else free_version(Path("logs") / "compare")
+    folder = Path(config.output_dir) if config.output_dir else claim_version(Path("logs") / "compare")
     store = Store.open(folder, settings)
     with tqdm(total=len(targets) * len(contenders), unit="run", desc="compare") as bar:
         for name, target in targets.items():

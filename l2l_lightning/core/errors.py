@@ -1,10 +1,14 @@
-"""The one exception for what a user got wrong: bad arguments, missing files, mismatched checkpoints."""
+"""The two exceptions that the command line prints as one sentence: what a user got wrong, and what ended a run."""
 
 from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
     """One sentence: what was wrong, where, and what would be right. The CLI prints it without a stack trace."""
+
+
+class RunError(RuntimeError):
+    """One sentence: why a run that was set up well cannot go on, such as a full disk, and what is left of it."""
 
 
 def check_positive_int(owner: object, **values: int) -> None:
