@@ -1,6 +1,7 @@
 """Checkpoints hold tensors and plain values only: loading one never runs code."""
 
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ def read(path: str | Path) -> dict[str, Any]:
         raise InputError(f"There is no checkpoint at {path}.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()  # torch does not compare checksums
+        if damaged:
+            raise ValueError(f"its part {damaged} is damaged")
     except Exception as error:  # whatever the bytes of a stranger's file make of the reader
         raise InputError(f"{path} is no checkpoint that can be read safely: {_first_sentence(error)}") from error
     saved_state(checkpoint, str(path))

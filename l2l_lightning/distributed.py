@@ -1,18 +1,42 @@
-"""What the processes of one run tell each other beside gradients, which Lightning averages."""
+"""What the processes of one run tell each other beside gradients, which Lightning averages. All must call these."""
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 def gather(thing: Any) -> list[Any]:
     """On rank 0 the things of all processes in the order of ranks, elsewhere and in a single process the own one.
 
-    All processes must call it. Tensors should lie on the CPU.
+    Tensors should lie on the CPU.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _several():
         return [thing]
     first = dist.get_rank() == 0
     found: list[Any] | None = [None] * dist.get_world_size() if first else None
     dist.gather_object(thing, found)
     return [thing] if found is None else found
+
+
+def concatenate(tensor: Tensor) -> Tensor:
+    """(W * B,) of W processes in the order of ranks, from (B,) of each."""
+    if not _several():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor)
+    return torch.cat(parts)
+
+
+def largest(*values: int, device: torch.device) -> list[int]:
+    """The largest of each value, so that all processes decide alike."""
+    if not _several():
+        return list(values)
+    agreed = torch.tensor(values, device=device)
+    dist.all_reduce(agreed, dist.ReduceOp.MAX)
+    return agreed.tolist()
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -11,11 +11,11 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from l2l_lightning.core.errors import RunError, check_positive
+from l2l_lightning.distributed import largest
 
 # Signals whose handlers, if any, are kept until a window is over; SLURM's requeue signal is one of them.
 DEFERRED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP) if os.name == "posix" else ()
@@ -28,6 +28,9 @@ class LastCheckpoint(Checkpoint):
     and SIGTERM wait for the end of the window, or of the validation, for only there can a run be resumed exactly. The
     exit status is then 128 + the signal's number. A second signal ends the run at once. SLURM's requeue signal waits
     likewise, and is then handled by Lightning.
+
+    Lightning logs a window's values after the window's last hook. So a checkpoint within an epoch is a draft until
+    these values are on the disk, too: a run that is resumed has them all, and each of them once.
 
     ``ModelCheckpoint(save_last=True)`` writes its last checkpoint only where it also writes a best one.
 
@@ -43,7 +46,8 @@ class LastCheckpoint(Checkpoint):
         self.every_seconds = every_seconds
         self._signals = _HeldSignals()
         self._active = False
-        self._good = False  # whether the file is one that this run wrote or goes on from, not one found unreadable
+        self._good = False  # whether last.ckpt is one that this run wrote or goes on from, not one found unreadable
+        self._drafted = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._active = stage == "fit" and not trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -58,61 +62,70 @@ class LastCheckpoint(Checkpoint):
         while self.path.exists() and (start is None or start.parent != folder):  # another run's
             count += 1
             self.path = folder / f"last-v{count}.ckpt"
-        self._good = start == self.path
-        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._draft = self.path.with_name(f".{self.path.name}.draft")
+        self._good, self._drafted, self._saved_at = start == self.path, False, time.monotonic()
         self._signals.hold()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if not self._active:
             return
         time_is_up = time.monotonic() - self._saved_at >= self.every_seconds
-        stop, deferred, late = _most_urgent(trainer, self._signals.stop, self._signals.deferred, time_is_up)
-        if late or stop:
-            self._save(trainer, pl_module)
+        stop, deferred, due = largest(
+            self._signals.stop, self._signals.deferred, time_is_up or _ends_here(trainer), device=pl_module.device
+        )
+        if stop or due:
+            self._write(trainer, pl_module, self._draft)
+            self._drafted, self._stop = True, stop
         if deferred:
             self._signals.handle(deferred)
-        if stop:
-            self._end(trainer, stop)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if self._drafted:
+            self._publish(trainer)
+            self._end_if(trainer, self._stop)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._active:
             return
-        self._save(trainer, pl_module)
-        (stop,) = _most_urgent(trainer, self._signals.stop)
-        if stop:
-            self._end(trainer, stop)
+        if trainer.is_last_batch or not self._drafted:
+            self._write(trainer, pl_module, self._draft)
+        self._publish(trainer)
+        self._end_if(trainer, *largest(self._signals.stop, device=pl_module.device))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._active and self._saved_step != trainer.global_step:
-            self._save(trainer, pl_module)
         self._signals.release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._signals.release()
 
-    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the checkpoint; the one before stays beside it.
-
-        Raises:
-            RunError: if phi is not finite, the checkpoint cannot be written, or the run's folder is gone.
-        """
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, path: Path) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters()):
             raise RunError(
                 f"phi is not finite after window {trainer.global_step}, so it is not saved; "
                 f"{self.path} is the last good checkpoint, if there is one."
             )
-        gone = trainer.is_global_zero and not self._run.is_dir()
-        if trainer.is_global_zero and self._good and not gone:
-            _keep(self.path, self.path.with_name(self.path.name.replace("last", "previous")))
-        trainer.save_checkpoint(self.path)
-        self._good, self._saved_step, self._saved_at = True, trainer.global_step, time.monotonic()
-        if gone:
+        self._gone = trainer.is_global_zero and not self._run.is_dir()
+        trainer.save_checkpoint(path, weights_only=False)
+
+    def _publish(self, trainer: L.Trainer) -> None:
+        """Let the draft be the last checkpoint; the one before stays beside it."""
+        self._drafted, self._saved_at = False, time.monotonic()
+        for logger in trainer.loggers:
+            logger.save()
+        if trainer.is_global_zero:
+            if self._good:
+                _keep(self.path, self.path.with_name(self.path.name.replace("last", "previous")))
+            os.replace(self._draft, self.path)
+        self._good = True
+        if self._gone:
             raise RunError(
                 f"The run's folder {self._run} was deleted while it trained, and its events with it; the training so "
                 f"far is in {self.path}, which --ckpt_path goes on from."
             )
 
-    def _end(self, trainer: L.Trainer, signum: int) -> None:
+    def _end_if(self, trainer: L.Trainer, signum: int) -> None:
+        if not signum:
+            return
         name, step = signal.Signals(signum).name, trainer.global_step
         rank_zero_info(f"Ended by {name} after window {step}; --ckpt_path {self.path} goes on from there.")
         # Lightning kills the main process where one of those that it started ends with another status than 0.
@@ -165,13 +178,9 @@ class _HeldSignals:
         self.deferred = signum
 
 
-def _most_urgent(trainer: L.Trainer, *values: int) -> list[int]:
-    """The largest of each value over all ranks, so that all of them do the same after the same window."""
-    if trainer.world_size == 1:
-        return list(values)
-    device = trainer.strategy.root_device
-    agreed = trainer.strategy.reduce(torch.tensor(values, device=device), reduce_op="max")
-    return agreed.tolist()
+def _ends_here(trainer: L.Trainer) -> bool:
+    """Whether the training ends with this window, maybe in the middle of an epoch, from where it may be continued."""
+    return trainer.should_stop or trainer.global_step == trainer.max_steps
 
 
 def _keep(path: Path, other: Path) -> None:

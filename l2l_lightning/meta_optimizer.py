@@ -23,7 +23,7 @@ from l2l_lightning.core.state import InnerState, fresh_state, reset_problems
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
 from l2l_lightning.data.base import ProblemDataModule
-from l2l_lightning.distributed import gather
+from l2l_lightning.distributed import concatenate, gather
 from l2l_lightning.evaluation.compare import LEARNED, Baselines, HeldOutComparison, Race, Result
 from l2l_lightning.evaluation.report import ratio_to_best_baseline, summarize
 from l2l_lightning.optimizees.base import OptimizeeModule
@@ -225,8 +225,7 @@ class MetaOptimizerModule(L.LightningModule):
             totals = {f"train/{name}": float(getattr(self, name)) for name in PROBLEM_TOTALS}
             self.log_dict(totals, sync_dist=True, reduce_fx="sum")
             self.log("train/skipped_steps", float(self.skipped_steps))
-            ages, losses = self.all_gather((age, walked.curve[-1]))
-            self.log_dict(self._losses_by_age(ages.flatten(), losses.flatten()))
+            self.log_dict(self._losses_by_age(concatenate(age), concatenate(walked.curve[-1])))
         return {"loss": walked.meta_loss, "curve": walked.curve, "age": age}
 
     def _end_early(self, inner: InnerState, loss: Tensor) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import small
+import tally
 import torch
 from hypothesis import settings
 
@@ -59,3 +60,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(runs: Path) -> Path:
     return runs / "quadratic_smoke" / "version_0"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the reliability tests tried, in numbers."""
+    for what, number in sorted(tally.COUNTS.items()):
+        terminalreporter.write_line(f"{what}: {number:,}")

@@ -1,10 +1,5 @@
 """A run that was stopped goes on exactly."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -94,33 +89,3 @@ def test_last_goes_on_in_the_folder_of_the_newest_run(tmp_path: Path) -> None:
     assert_same_training(
         *(folder / "version_0/checkpoints/last.ckpt" for folder in (runs, tmp_path / "whole/quadratic_smoke"))
     )
-
-
-def test_a_killed_process_goes_on_where_its_last_checkpoint_was(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "l2l_lightning.cli", "fit", "--config", str(small.CONFIG)]
-    command += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-    last = tmp_path / "killed/quadratic_smoke/version_0/checkpoints/last.ckpt"
-
-    def run(folder: str, *arguments: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*command, "--trainer.default_root_dir", str(tmp_path / folder), *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-
-    endless = run("killed", "--trainer.max_epochs", "100000")
-    deadline = time.monotonic() + 120
-    while not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(0.5)
-    endless.send_signal(signal.SIGKILL)
-    endless.wait()
-    epochs = str(checkpoint.read(last)["epoch"] + 3)
-
-    resumed = run("killed", "--trainer.max_epochs", epochs, "--ckpt_path", "last")
-    whole = run("whole", "--trainer.max_epochs", epochs)
-    for process in (resumed, whole):
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors.decode()
-    assert_same_training(last, tmp_path / "whole/quadratic_smoke/version_0/checkpoints/last.ckpt")

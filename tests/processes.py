@@ -1,0 +1,59 @@
+"""``l2l`` in processes of its own, which get real signals; forked from one that has everything imported."""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import small
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["l2l_lightning.cli", "tensorboard", "torch.utils.tensorboard"])
+
+
+def arguments(folder: Path, *more: str, config: Path = small.CONFIG) -> list[str]:
+    fixed = ["--trainer.default_root_dir", str(folder), "--trainer.accelerator", "cpu"]
+    return ["fit", "--config", str(config), *fixed, "--trainer.enable_progress_bar", "false", *more]
+
+
+def start(words: Sequence[str], said: Path, environment: Mapping[str, str] | None = None) -> ForkServerProcess:
+    """``l2l WORDS``; what it prints goes to the end of a file."""
+    process = FORKS.Process(target=_main, args=(list(words), said, dict(environment or {})))
+    process.start()
+    return process
+
+
+def finish(words: Sequence[str], said: Path, environment: Mapping[str, str] | None = None, timeout: float = 200) -> int:
+    """The exit status."""
+    process = start(words, said, environment)
+    process.join(timeout)
+    assert not process.is_alive(), said.read_text()
+    return status(process)
+
+
+def status(process: ForkServerProcess) -> int:
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def wait_for(condition: Callable[[], object], process: ForkServerProcess, timeout: float = 100) -> None:
+    """Until the condition holds, or the process has ended."""
+    deadline = time.monotonic() + timeout
+    while process.is_alive() and not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def _main(words: list[str], said: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    os.setpgrp()
+    with said.open("ab", buffering=0) as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    from l2l_lightning.cli import main
+
+    sys.argv = ["l2l", *words]
+    main(words)
