@@ -41,8 +41,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             _sync_folder(path.parent)
         except OSError as error:
             part.unlink(missing_ok=True)
-            kept = f"; {path.name} is still the one before" if path.exists() else ""
-            raise RunError(f"The checkpoint {path} cannot be written ({error.strerror}){kept}.") from error
+            raise RunError(
+                f"No checkpoint can be written to {path.parent} ({error.strerror}); those that are there are whole."
+            ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = lambda storage, _: storage, weights_only: bool | None = True

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
@@ -171,6 +172,16 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "litlogger" not in str(line.msg))
 
 
+def quiet_threads() -> None:
+    """TensorBoard's writer hands a full disk on to the main thread, so its own stack trace says nothing more."""
+
+    def report(error: threading.ExceptHookArgs) -> None:
+        if user_errors.find(error.exc_value) is None:
+            threading.__excepthook__(error)
+
+    threading.excepthook = report
+
+
 def run(args: Sequence[str]) -> L2LCLI:
     """``l2l fit | validate | test`` with these arguments; what was built and run."""
     return L2LCLI(
@@ -205,6 +216,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the console script; a user's mistake ends with one sentence and an exit status that is not 0."""
     sys.path.insert(0, os.getcwd())  # plug-ins from the user's own modules
     quiet_lightning()
+    quiet_threads()
     args = sys.argv[1:] if args is None else args
     try:
         known = (*TRAINER_COMMANDS, *COMMANDS)

@@ -64,23 +64,32 @@ class LastCheckpoint(Checkpoint):
             self.path = folder / f"last-v{count}.ckpt"
         self._draft = self.path.with_name(f".{self.path.name}.draft")
         self._good, self._drafted, self._saved_at = start == self.path, False, time.monotonic()
+        self._inode = _inode(self._run)
         self._signals.hold()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if not self._active:
             return
         time_is_up = time.monotonic() - self._saved_at >= self.every_seconds
-        stop, deferred, due = largest(
-            self._signals.stop, self._signals.deferred, time_is_up or _ends_here(trainer), device=pl_module.device
-        )
-        if stop or due:
-            self._write(trainer, pl_module, self._draft)
+        due = time_is_up or _ends_here(trainer)
+        gone = trainer.is_global_zero and _inode(self._run) != self._inode
+        values = (self._signals.stop, self._signals.deferred, due, gone)
+        stop, deferred, due, gone = largest(*values, device=pl_module.device)  # type: ignore[assignment]
+        if stop or due or gone:
+            self._write(trainer, pl_module)
             self._drafted, self._stop = True, stop
+        if gone:  # and the values of this window have nowhere to go
+            self._publish(trainer)
+            raise RunError(
+                f"The run's folder {self._run} was deleted while it trained, and its events with it; the training so "
+                f"far is in {self.path}, which --ckpt_path last goes on from."
+            )
         if deferred:
             self._signals.handle(deferred)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self._drafted:
+            self._flush(trainer)
             self._publish(trainer)
             self._end_if(trainer, self._stop)
 
@@ -88,7 +97,8 @@ class LastCheckpoint(Checkpoint):
         if not self._active:
             return
         if trainer.is_last_batch or not self._drafted:
-            self._write(trainer, pl_module, self._draft)
+            self._write(trainer, pl_module)
+        self._flush(trainer)
         self._publish(trainer)
         self._end_if(trainer, *largest(self._signals.stop, device=pl_module.device))
 
@@ -98,30 +108,26 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._signals.release()
 
-    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, path: Path) -> None:
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters()):
             raise RunError(
                 f"phi is not finite after window {trainer.global_step}, so it is not saved; "
                 f"{self.path} is the last good checkpoint, if there is one."
             )
-        self._gone = trainer.is_global_zero and not self._run.is_dir()
-        trainer.save_checkpoint(path, weights_only=False)
+        trainer.save_checkpoint(self._draft, weights_only=False)
+
+    def _flush(self, trainer: L.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()
 
     def _publish(self, trainer: L.Trainer) -> None:
         """Let the draft be the last checkpoint; the one before stays beside it."""
         self._drafted, self._saved_at = False, time.monotonic()
-        for logger in trainer.loggers:
-            logger.save()
         if trainer.is_global_zero:
-            if self._good:
+            if self._good and self.path.is_file():
                 _keep(self.path, self.path.with_name(self.path.name.replace("last", "previous")))
             os.replace(self._draft, self.path)
         self._good = True
-        if self._gone:
-            raise RunError(
-                f"The run's folder {self._run} was deleted while it trained, and its events with it; the training so "
-                f"far is in {self.path}, which --ckpt_path goes on from."
-            )
 
     def _end_if(self, trainer: L.Trainer, signum: int) -> None:
         if not signum:
@@ -181,6 +187,11 @@ class _HeldSignals:
 def _ends_here(trainer: L.Trainer) -> bool:
     """Whether the training ends with this window, maybe in the middle of an epoch, from where it may be continued."""
     return trainer.should_stop or trainer.global_step == trainer.max_steps
+
+
+def _inode(folder: Path) -> int | None:
+    """Which folder it is; another one of the same name has another number."""
+    return folder.stat().st_ino if folder.is_dir() else None
 
 
 def _keep(path: Path, other: Path) -> None:

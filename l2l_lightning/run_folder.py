@@ -100,6 +100,6 @@ def _written(path: Path) -> float:
 
 def remove_empty(folder: Path) -> None:
     """Take a folder away that a run claimed and then did not need."""
-    if not {path.name for path in folder.iterdir()} - {LOCK}:
+    if folder.is_dir() and not {path.name for path in folder.iterdir()} - {LOCK}:
         (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()

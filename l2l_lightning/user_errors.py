@@ -44,7 +44,8 @@ def find(error: BaseException | None) -> Exception | None:
         if isinstance(error, InputError | MisconfigurationException | RunError):
             return error
         if isinstance(error, OSError) and error.errno in _DISK:
-            return RunError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}.")
+            where = f": {error.filename}" if error.filename else ""
+            return RunError(f"The system refuses what the run needs ({error.strerror}{where}); {GO_ON}.")
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             return RunError(f"Another process of this run has ended or does not answer; {GO_ON}.")
         error = error.__cause__ or error.__context__
