@@ -165,11 +165,12 @@ def _trained_on(paths: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
     if not paths:
         raise InputError("give targets in a --config, or a --ckpt_path whose problems are to be the target.")
     trained_on = exported.trained_on(paths[0])
-    target = {key: trained_on.get(key) for key in ("optimizee", "data")}
-    if not all(isinstance(part, dict) and isinstance(part.get("init_args"), dict) for part in target.values()):
+    target: dict[str, Any] = {key: trained_on.get(key) for key in ("optimizee", "data")}
+    if not all(isinstance(part, dict) and "class_path" in part for part in target.values()):
         raise InputError(f"{paths[0]} does not say on which data it was trained; give targets in a --config.")
-    for option in ("root", "check_md5"):
-        target["data"]["init_args"].pop(option, None)
+    if isinstance(arguments := target["data"].get("init_args"), dict):
+        for option in ("root", "check_md5"):
+            arguments.pop(option, None)
     known = Known((OptimizeeModule, ProblemDataModule), allow)
     try:
         for path in class_paths(target):

@@ -54,11 +54,11 @@ class Known(NamedTuple):
                 f"first or allow it with allow=[{brief(path)}] (--allow on the command line)"
             )
         if not issubclass(found, kind if kind is not object else self.bases):
-            raise _Mismatch(f"must be of type {kind.__name__}, got the class {found.__name__}")
+            raise _MismatchError(f"must be of type {kind.__name__}, got the class {found.__name__}")
         return found
 
 
-class _Mismatch(InputError):
+class _MismatchError(InputError):
     """A value of the wrong type, where a union may have another for it."""
 
 
@@ -165,7 +165,7 @@ def _fit_one(value: Any, hints: Sequence[Any], known: Known) -> Any:
     for hint in hints:
         try:
             return _fit(value, hint, known)
-        except _Mismatch:
+        except _MismatchError:
             continue
     raise _mismatch(value, Union[tuple(hints)])  # noqa: UP007, made at run time
 
@@ -175,7 +175,7 @@ def _tuple(value: Any, hints: tuple[Any, ...], known: Known) -> tuple:
         raise _mismatch(value, tuple)
     each = hints if hints and hints[-1] is not ... else (*hints, Any)[:1] * len(value)
     if len(each) != len(value):
-        raise _Mismatch(f"must have {len(each)} items, got {len(value)}")
+        raise _MismatchError(f"must have {len(each)} items, got {len(value)}")
     return tuple(_fit(item, hint, known) for item, hint in zip(value, each, strict=True))
 
 
@@ -207,7 +207,7 @@ def _object(description: Mapping[str, Any], kind: type, known: Known) -> Any:
 def _call(kind: type, arguments: Mapping[str, Any], known: Known) -> Any:
     signature = inspect.signature(kind)
     try:
-        hints = typing.get_type_hints(kind if is_dataclass(kind) else kind.__init__)
+        hints = typing.get_type_hints(kind if is_dataclass(kind) else kind.__init__)  # type: ignore[misc]
     except (NameError, TypeError):  # annotations in words that mean nothing here
         hints = {}
     try:
@@ -218,14 +218,14 @@ def _call(kind: type, arguments: Mapping[str, Any], known: Known) -> Any:
     for name, value in arguments.items():
         try:
             fitted[name] = _fit(value, hints.get(name, Any), known)
-        except _Mismatch as error:
+        except _MismatchError as error:
             raise InputError(f"{kind.__name__}: {name} {error}") from error
     return kind(**fitted)
 
 
-def _mismatch(value: Any, hint: Any) -> _Mismatch:
+def _mismatch(value: Any, hint: Any) -> _MismatchError:
     name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
-    return _Mismatch(f"must be of type {name}, got {brief(value)}")
+    return _MismatchError(f"must be of type {name}, got {brief(value)}")
 
 
 def _imported(path: str, bases: tuple[type, ...]) -> type | None:
@@ -241,7 +241,8 @@ def _imported(path: str, bases: tuple[type, ...]) -> type | None:
 
 def _with_subclasses(base: type) -> Iterator[type]:
     yield base
-    for kind in type.__subclasses__(base):
+    kinds: list[type] = type.__subclasses__(base)
+    for kind in kinds:
         yield from _with_subclasses(kind)
 
 
