@@ -64,7 +64,10 @@ class _MismatchError(InputError):
 
 def brief(thing: object) -> str:
     """A short ``repr`` on one line, without control characters."""
-    return _REPR.repr(thing)
+    try:
+        return " ".join(_REPR.repr(thing).split())
+    except ValueError:  # an integer of more digits than Python prints
+        return f"a huge {type(thing).__name__}"
 
 
 _REPR = reprlib.Repr()
