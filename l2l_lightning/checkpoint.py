@@ -112,6 +112,8 @@ def build_rule(
     Raises:
         InputError: if the class is not known or cannot be built, or phi does not fit it or is not finite.
     """
+    if isinstance(allow, str):  # in which any part of it would be found
+        raise InputError(f"allow must be a list of class paths, got the string {allow!r}.")
     known = Known(PARTS, allow)
     try:
         with torch.device("meta"), at_most(10 * (len(tensors) + 10)):

@@ -99,8 +99,8 @@ def export(path: str | Path, output: str | Path, allow: Sequence[str] = ()) -> d
         raise InputError(f"--output: an exported rule is a .safetensors file, got {output}.")
     try:
         output.open("xb").close()  # never in place of another file
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, output, metadata={checkpoint.KEY: json.dumps(description)})
+        alone = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        save_file(alone, output, metadata={checkpoint.KEY: json.dumps(description)})
     except OSError as error:
         raise InputError(f"--output: {output} cannot be written ({error.strerror}).") from error
     return description

@@ -97,7 +97,7 @@ def check_saved(saved: Any, name: str) -> None:
         InputError: naming the key whose value is not what it must be.
     """
     if type(saved) is not dict:
-        raise InputError(f"{name}: what l2l_lightning saved must be a dictionary, got one of type {type(saved)}.")
+        raise InputError(f"{name}: what l2l_lightning saved must be a dictionary, got {brief(saved)}.")
     check_described(saved, name)
     for key in ("seed", *COUNTS):
         value = saved.get(key, 0 if key in COUNTS else None)
@@ -107,7 +107,9 @@ def check_saved(saved: Any, name: str) -> None:
     check_plain(rates, f"{name}: baseline_rates")
     if type(rates) is not dict or not all(type(rate) in (int, float) for rate in rates.values()):
         raise InputError(f"{name}: baseline_rates must be a dictionary of rates, got {brief(rates)}.")
-    _check_inner(saved.get("inner"), f"{name}: inner")
+    if "inner" not in saved:
+        raise InputError(f"{name}: inner, the state of problems, is missing.")
+    _check_inner(saved["inner"], f"{name}: inner")
 
 
 def _check_inner(inner: Any, name: str) -> None:

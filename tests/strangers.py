@@ -68,7 +68,7 @@ def rule_file(path: Path, tensors: dict[str, torch.Tensor] | None = None, **chan
 
 
 def raw_rule_file(path: Path, description: Any, tensors: dict[str, torch.Tensor] | None = None) -> Path:
-    save_file(tensors or described()[1], path, metadata={"l2l_lightning": json.dumps(description)})
+    save_file(described()[1] if tensors is None else tensors, path, metadata={"l2l_lightning": json.dumps(description)})
     return path
 
 

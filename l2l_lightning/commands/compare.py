@@ -32,6 +32,10 @@ from l2l_lightning.user_errors import OneSentenceParser
 HELP = "learned rules, hand-made ones and torch.optim on any problems, with pictures"
 
 
+# What no file may choose; the last is jsonargparse's way around a constructor's signature.
+USERS_OWN = ("root", "check_md5", "dict_kwargs")
+
+
 @dataclass
 class Target:
     """What is optimized.
@@ -169,7 +173,7 @@ def _trained_on(paths: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
     if not all(isinstance(part, dict) and "class_path" in part for part in target.values()):
         raise InputError(f"{paths[0]} does not say on which data it was trained; give targets in a --config.")
     if isinstance(arguments := target["data"].get("init_args"), dict):
-        for option in ("root", "check_md5"):
+        for option in USERS_OWN:
             arguments.pop(option, None)
     known = Known((OptimizeeModule, ProblemDataModule), allow)
     try:
@@ -177,7 +181,7 @@ def _trained_on(paths: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
             known.find(path, object)
     except InputError as error:
         raise InputError(f"{paths[0]}: what it was trained on cannot be built: {error}.") from error
-    strange = [word for word in _words(target) if not re.fullmatch(r"[\w+-]*", word)]
+    strange = [word for word in _words(target) if word in USERS_OWN or not re.fullmatch(r"[\w+-]*", word)]
     if strange:
         raise InputError(
             f"{paths[0]} was trained on a target with {brief(strange[0])}, which only a --config may name; give "
@@ -188,10 +192,11 @@ def _trained_on(paths: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
 
 
 def _words(description: Any) -> Iterator[str]:
-    """All strings in a description but the paths of classes."""
+    """All strings in a description, keys included, but the paths of classes."""
     if isinstance(description, str):
         yield description
     elif isinstance(description, dict):
+        yield from map(str, description)
         for key, value in description.items():
             if key != "class_path":
                 yield from _words(value)

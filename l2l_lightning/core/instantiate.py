@@ -44,17 +44,17 @@ class Known(NamedTuple):
         """
         if not isinstance(path, str):
             raise InputError(f"class_path must be the path of a class, got {brief(path)}")
+        base = kind.__name__ if kind is not object else " or ".join(base.__name__ for base in self.bases)
         found = _imported(path, self.bases)
         if found is None and path in self.allow:
             found = _import(path)
         if found is None:
-            base = kind.__name__ if kind is not object else " or ".join(base.__name__ for base in self.bases)
             raise InputError(
                 f"it names the class {brief(path)[1:-1]}, which is no registered {base}; if you trust it, import it "
                 f"first or allow it with allow=[{brief(path)}] (--allow on the command line)"
             )
         if not issubclass(found, kind if kind is not object else self.bases):
-            raise _MismatchError(f"must be of type {kind.__name__}, got the class {found.__name__}")
+            raise _MismatchError(f"must be of type {base}, got the class {found.__name__}")
         return found
 
 

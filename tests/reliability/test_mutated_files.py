@@ -120,6 +120,10 @@ def open_everywhere(path: Path) -> None:
     else:
         read_or_refused(lambda: exported.read(path))
     assert sorted(path.parent.iterdir()) == before
+    if path.suffix == ".ckpt":
+        out = path.with_name("out.safetensors")
+        assert read_or_refused(lambda: exported.export(path, out)) != out.exists()
+        assert not out.exists() or not read_or_refused(lambda: exported.load(out))
 
 
 @examples

@@ -169,7 +169,7 @@ def test_a_part_of_another_type_is_refused(tmp_path: Path, key: str, junk: Any) 
         refused(lambda read=read: read(path), str(path))
 
 
-@pytest.mark.parametrize("key", ["state_dict", "l2l_lightning", "rule", "seed", "baseline_rates"])
+@pytest.mark.parametrize("key", ["state_dict", "l2l_lightning", "rule", "seed", "baseline_rates", "inner"])
 def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
     content = strangers.saved()
     (content if key in content else content["l2l_lightning"]).pop(key)
@@ -274,3 +274,23 @@ def test_tensors_that_are_no_plain_ones_are_refused(tmp_path: Path, tensor: torc
     content = strangers.saved()
     content["state_dict"]["rule.head_weight"] = tensor
     refused(lambda: checkpoint.read(strangers.checkpoint(tmp_path / "bad.ckpt", content)), "bad.ckpt")
+
+
+def test_parameters_that_share_memory_are_exported_one_by_one(tmp_path: Path) -> None:
+    content = strangers.saved()
+    shared = torch.arange(105.0)
+    content["state_dict"]["rule.cells.0.weight_hh"] = shared[:100].view(20, 5)
+    content["state_dict"]["rule.cells.0.weight_ih"] = shared[5:45].view(2, 20).T
+    path = strangers.checkpoint(tmp_path / "rule.ckpt", content)
+    exported.export(path, tmp_path / "out.safetensors")
+    found = exported.load(tmp_path / "out.safetensors").state_dict()
+    assert torch.equal(found["cells.0.weight_ih"], content["state_dict"]["rule.cells.0.weight_ih"])
+    assert torch.equal(found["cells.0.weight_hh"], content["state_dict"]["rule.cells.0.weight_hh"])
+
+
+def test_a_rule_in_half_precision_is_exported(tmp_path: Path) -> None:
+    content = strangers.saved()
+    content["state_dict"] = {name: leaf.bfloat16() for name, leaf in content["state_dict"].items()}
+    exported.export(strangers.checkpoint(tmp_path / "rule.ckpt", content), tmp_path / "out.safetensors")
+    found = exported.load(tmp_path / "out.safetensors").state_dict()
+    assert torch.equal(found["head_weight"], content["state_dict"]["rule.head_weight"].float())

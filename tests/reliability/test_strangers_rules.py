@@ -218,6 +218,8 @@ def test_a_class_of_the_user_s_own_is_imported_where_it_is_allowed_alone(tmp_pat
     assert theta.tolist() == [0.0, 0.0]
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "rule": str(file)})
     assert exported.load(file).scale == 2.0, "what the program has imported is registered"
+    with pytest.raises(InputError, match="must be a list of class paths"):
+        exported.load(file, f"x.{path}")
 
 
 @pytest.mark.parametrize("name", ["NoRule", "function", "missing"])
@@ -320,6 +322,10 @@ IMAGES = "l2l_lightning.data.ImageDataModule"
         {"optimizee": rule("l2l_lightning.optimizees.FromModule", loss="os.system"), "data": DATA},
         {"optimizee": OPTIMIZEE, "data": rule(IMAGES, dataset="this.s")},
         {"optimizee": OPTIMIZEE, "data": rule(IMAGES, dataset="ImageFolder", dataset_args={"root": "/etc"})},
+        {"optimizee": OPTIMIZEE, "data": rule(IMAGES, dataset="CIFAR10", dataset_args={"root": "etc"})},
+        {"optimizee": OPTIMIZEE, "data": DATA | {"dict_kwargs": {"root": "etc"}}},
+        {"optimizee": OPTIMIZEE, "data": DATA | {"init_args.root": "etc", "init_args.check_md5": False}},
+        {"optimizee": OPTIMIZEE, "data": DATA | {"init_args": {"init_args.root": "etc"}}},
     ],
     ids=lambda target: str(target)[:60],
 )
@@ -462,8 +468,7 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
     """In a process of its own, whose largest resident memory is read before and after; 200 MB are little for torch."""
     files = []
     for place, description in enumerate(BOMBS.values()):
-        (tmp_path / str(place)).mkdir()
-        files += both(tmp_path / str(place), description)
+        files.append(strangers.rule_file(tmp_path / f"rule{place}.safetensors", rule=description))
     files += [make(tmp_path / f"{place}.safetensors") for place, make in enumerate(FILES.values())]
     files += [make(tmp_path / f"{place}.ckpt") for place, make in enumerate(ARCHIVES.values())]
     program = """
