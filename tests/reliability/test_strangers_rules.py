@@ -428,7 +428,7 @@ ARCHIVES = {
     "compressed": lambda path: strangers.repacked(path, compression=zipfile.ZIP_DEFLATED),
     "overlapping": lambda path: strangers.repacked(path, copies=1_000),
     "bytearray": lambda path: strangers.repacked(
-        path, b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + (10**11).to_bytes(8, "little") + b"\x85R."
+        path, b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + (10**9).to_bytes(8, "little") + b"\x85R."
     ),
     "tensor": lambda path: strangers.repacked(
         path, b"\x80\x02ctorch\nTensor\n\x8a\x08" + (10**13).to_bytes(8, "little") + b"\x85R."
