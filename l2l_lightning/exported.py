@@ -6,20 +6,24 @@ The metadata of the file has one key, ``l2l_lightning``: format, version of the 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from l2l_lightning import checkpoint
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.instantiate import brief, check_plain
+from l2l_lightning.file_checks import check_described, check_finite, check_tensors
 from l2l_lightning.rules.base import UpdateRule
 
 FORMAT = 1
+LARGEST_HEADER = 1_000_000  # bytes; descriptions have some thousand
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -28,17 +32,22 @@ def pretrained_names() -> list[str]:
     return sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
 
 
-def load(source: str | Path) -> UpdateRule:
+def load(source: str | Path, allow: Sequence[str] = ()) -> UpdateRule:
     """A trained rule from a training checkpoint, an exported file, or by the name of a pretrained one.
 
+    Args:
+        source: file or name.
+        allow: class paths that may be imported because a file names them. Without it a rule is only built of classes
+            that this package or the program itself has imported before.
+
     Raises:
-        InputError: if there is no such file or name, or it cannot be read.
+        InputError: if there is no such file or name, or it cannot be read or trusted.
     """
     path = find(source)
     if path.suffix != ".safetensors":
-        return checkpoint.load_rule(path)
+        return checkpoint.load_rule(path, allow)
     description, tensors = read(path)
-    return checkpoint.build_rule(description["rule"], tensors, str(path))
+    return checkpoint.build_rule(description["rule"], tensors, str(path), allow)
 
 
 def trained_on(source: str | Path) -> dict[str, Any]:
@@ -69,8 +78,8 @@ def find(source: str | Path) -> Path:
     )
 
 
-def export(path: str | Path, output: str | Path) -> dict[str, Any]:
-    """Write the rule of a training checkpoint into a new file; its description.
+def export(path: str | Path, output: str | Path, allow: Sequence[str] = ()) -> dict[str, Any]:
+    """Write the rule of a training checkpoint into a new file; its description. ``allow`` is that of ``load``.
 
     Raises:
         InputError: if the checkpoint cannot be read, or the output exists already or cannot be written.
@@ -81,17 +90,17 @@ def export(path: str | Path, output: str | Path) -> dict[str, Any]:
         "format": FORMAT,
         "version": version("l2l_lightning"),
         "rule": state["rule"],
-        "trained_on": state.get("trained_on", {}) | {"windows": state["windows"], "seed": state["seed"]},
+        "trained_on": state.get("trained_on", {}) | {"windows": state.get("windows", 0), "seed": state["seed"]},
         "sha256": digest(tensors),
     }
-    checkpoint.build_rule(state["rule"], tensors, str(path))  # what could not be loaded again is not written
+    checkpoint.build_rule(state["rule"], tensors, str(path), allow)  # what could not be loaded again is not written
     output = Path(output)
     if output.suffix != ".safetensors":
         raise InputError(f"--output: an exported rule is a .safetensors file, got {output}.")
     try:
         output.open("xb").close()  # never in place of another file
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, output, metadata={checkpoint.KEY: json.dumps(description)})
+        alone = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        save_file(alone, output, metadata={checkpoint.KEY: json.dumps(description)})
     except OSError as error:
         raise InputError(f"--output: {output} cannot be written ({error.strerror}).") from error
     return description
@@ -104,19 +113,24 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         InputError: if it is not one, is of a newer format, or its tensors are not those that were exported.
     """
     try:
+        with open(path, "rb") as file:
+            if int.from_bytes(file.read(8), "little") > LARGEST_HEADER:
+                raise InputError(f"its header is larger than {LARGEST_HEADER:,} bytes")
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {}).get(checkpoint.KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is no exported rule that can be read: {error}") from error
+    except Exception as error:  # whatever the bytes of a stranger's file make of the readers
+        raise InputError(f"{path} is no exported rule that can be read: {brief(str(error))[1:-1]}.") from error
     if not isinstance(description, dict) or not {"format", "rule", "sha256"} <= description.keys():
         raise InputError(f"{path} was not written by `l2l export`: its description is missing.")
+    check_plain(description, f"{path}: its description")
     if description["format"] != FORMAT:
-        raise InputError(f"{path} has format {description['format']}, this version reads {FORMAT}.")
+        raise InputError(f"{path} has format {brief(description['format'])}, this version reads {FORMAT}.")
+    check_described(description, str(path))
+    check_tensors(tensors, str(path))
     if digest(tensors) != description["sha256"]:
         raise InputError(f"{path} is damaged: its tensors are not those that were exported.")
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise InputError(f"{path} holds numbers that are not finite.")
+    check_finite(tensors, str(path))
     return description, tensors
 
 
@@ -125,5 +139,5 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.contiguous().cpu().flatten().numpy().tobytes())
+        total.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

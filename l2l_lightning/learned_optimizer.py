@@ -21,6 +21,7 @@ from l2l_lightning.rules.partitioned import PartitionedRule
 
 NotFinite = Literal["skip", "error"]
 STEP = "step"
+OWN = ("not_finite", "chunk_size", "allow", "skipped", "_parts", "_part_of")  # attributes of this class that are copied
 
 
 class _Kind(NamedTuple):
@@ -64,6 +65,7 @@ class LearnedOptimizer(Optimizer):
         not_finite: what happens to a parameter whose gradient is not finite: ``skip`` leaves it and its state alone
             in this step, counts it in ``skipped`` and warns once; ``error`` raises.
         chunk_size: the most coordinates of one call of the rule.
+        allow: class paths of your own that may be imported because a rule's file names them.
 
     Attributes:
         skipped: how often a parameter was left alone because of its gradient.
@@ -81,19 +83,20 @@ class LearnedOptimizer(Optimizer):
         maximize: bool = False,
         not_finite: NotFinite = "skip",
         chunk_size: int = 65536,
+        allow: Sequence[str] = (),
     ) -> None:
         check_choice(self, get_args(NotFinite), not_finite=not_finite)
         check_positive_int(self, chunk_size=chunk_size)
-        self.not_finite, self.chunk_size = not_finite, chunk_size
+        self.not_finite, self.chunk_size, self.allow = not_finite, chunk_size, tuple(allow)
         self.skipped = 0
         self._parts: list[UpdateRule] = []  # what updates parameters; a PartitionedRule has several
         self._part_of: dict[Tensor, int] = {}
         self._placed: dict[tuple[int, torch.device, torch.dtype], UpdateRule] = {}
-        super().__init__(params, {"rule": _rule_of(rule), "lr": lr, "maximize": maximize})
+        super().__init__(params, {"rule": _rule_of(rule, allow), "lr": lr, "maximize": maximize})
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles hold; torch names its own attributes alone."""
-        own = {name: vars(self)[name] for name in ("not_finite", "chunk_size", "skipped", "_parts", "_part_of")}
+        own = {name: vars(self)[name] for name in OWN}
         return super().__getstate__() | own | {"_placed": {}}
 
     # Groups
@@ -104,7 +107,7 @@ class LearnedOptimizer(Optimizer):
         group = self.param_groups[-1]
         names = group.get("param_names", [None] * len(group["params"]))
         try:
-            rule = _rule_of(group["rule"])
+            rule = _rule_of(group["rule"], self.allow)
             # Plain values only, so that a saved state loads with weights_only=True.
             group["rule"] = describe(rule) | {"sha256": exported.digest(rule.state_dict())}
             self._check(group)
@@ -260,12 +263,12 @@ class LearnedOptimizer(Optimizer):
                 self.state[param][name] = leaf.to(home, dtype, copy=True)
 
 
-def _rule_of(given: UpdateRule | str | Path) -> UpdateRule:
+def _rule_of(given: UpdateRule | str | Path, allow: Sequence[str]) -> UpdateRule:
     if isinstance(given, UpdateRule):
         return given
     if not isinstance(given, str | Path):
         raise InputError(f"LearnedOptimizer: rule must be an update rule, a file or a name, got {given!r}.")
-    return exported.load(given)
+    return exported.load(given, allow)
 
 
 def _part(rule: UpdateRule, name: str | None) -> UpdateRule:

@@ -17,12 +17,21 @@ from l2l_lightning.run_folder import claim_version
 
 Run = Callable[[Sequence[str]], Any]  # arguments of `l2l fit | validate | test` -> the CLI that ran
 
+ALLOW = (
+    "class of your own that a rule's file may name, such as mine.MyRule: it is imported, which runs its module; may be "
+    "given again"
+)
+
 
 class CommandParser(argparse.ArgumentParser):
     """Reads the options of ``l2l NAME``; a mistake is one sentence. Options it does not know go to every run."""
 
     def __init__(self, name: str, description: str) -> None:
         super().__init__(f"l2l {name}", description=description, allow_abbrev=False)
+
+    def add_allow(self) -> None:
+        """``--allow``, for commands that build rules from files."""
+        self.add_argument("--allow", action="append", default=[], metavar="CLASS_PATH", help=ALLOW)
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence and exit with status 2."""
@@ -59,18 +68,19 @@ def existing_file(path: str, option: str) -> Path:
     return Path(path)
 
 
-def load_rules(paths: Sequence[str]) -> dict[str, UpdateRule]:
+def load_rules(paths: Sequence[str], allow: Sequence[str]) -> dict[str, UpdateRule]:
     """Trained rules by the names of their runs, files or their own, with a number where a name is taken.
 
     Args:
         paths: training checkpoints, exported files, or names of pretrained rules.
+        allow: class paths that may be imported because a file names them.
 
     Raises:
         InputError: for a file that is missing or cannot be read.
     """
     rules: dict[str, UpdateRule] = {}
     for path in paths:
-        rule = exported.load(path)
+        rule = exported.load(path, allow)
         home = Path(path).resolve().parent
         name = home.parent.parent.name if home.name == "checkpoints" else Path(path).stem
         rules[name if name not in rules else f"{name} {len(rules)}"] = rule

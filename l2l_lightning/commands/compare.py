@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from tqdm import tqdm
 
 from l2l_lightning import exported
-from l2l_lightning.commands.base import Run, load_rules
+from l2l_lightning.commands.base import ALLOW, Run, load_rules
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.instantiate import Known, brief, class_paths
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split
 from l2l_lightning.data import ProblemDataModule
@@ -29,6 +31,10 @@ from l2l_lightning.run_folder import claim_version
 from l2l_lightning.user_errors import OneSentenceParser
 
 HELP = "learned rules, hand-made ones and torch.optim on any problems, with pictures"
+
+
+# What no file may choose; the last is jsonargparse's way around a constructor's signature.
+USERS_OWN = ("root", "check_md5", "dict_kwargs")
 
 
 @dataclass
@@ -61,6 +67,7 @@ def parser() -> OneSentenceParser:
         default=[],
         help="learned rules: training checkpoints, exported files, or names of pretrained ones",
     )
+    options.add_argument("--allow", nargs="+", type=str, default=[], help=ALLOW)
     options.add_argument(
         "--rules", type=list[HandmadeRule] | None, default=None, help="hand-made rules; all where not given"
     )
@@ -103,7 +110,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     """
     options = parser()
     config = options.parse_args(list(arguments))
-    learned = load_rules(config.ckpt_path)
+    learned = load_rules(config.ckpt_path, config.allow)
     for option in ("learning_rates", "horizons"):
         if not config[option]:
             raise InputError(f"--{option} must not be empty.")
@@ -128,7 +135,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
 def _with_targets(options: OneSentenceParser, config: Namespace) -> Namespace:
     """The configuration with one target for each family and horizon, their sizes as asked for."""
     if not config.targets:
-        config = options.parse_object({"targets": _trained_on(config.ckpt_path)}, cfg_base=config)
+        config = options.parse_object({"targets": _trained_on(config.ckpt_path, config.allow)}, cfg_base=config)
     targets = {}
     for name, target in config.targets.items():
         for factor in config.horizons:
@@ -154,14 +161,49 @@ def _with_targets(options: OneSentenceParser, config: Namespace) -> Namespace:
     return config
 
 
-def _trained_on(paths: Sequence[str]) -> dict[str, Any]:
+def _trained_on(paths: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
+    """The target that the first file describes, as far as a stranger's file may choose one.
+
+    Its classes must be known here, and all other words plain ones: no paths of files or of anything to be imported.
+    Where data lie and how they are checked is the user's own to say.
+    """
     if not paths:
         raise InputError("give targets in a --config, or a --ckpt_path whose problems are to be the target.")
     trained_on = exported.trained_on(paths[0])
-    if not isinstance(trained_on, dict) or not {"optimizee", "data"} <= trained_on.keys():
+    target: dict[str, Any] = {key: trained_on.get(key) for key in ("optimizee", "data")}
+    if not all(isinstance(part, dict) and "class_path" in part for part in target.values()):
         raise InputError(f"{paths[0]} does not say on which data it was trained; give targets in a --config.")
-    name = trained_on["optimizee"]["class_path"].rpartition(".")[2]
-    return {name: {key: trained_on[key] for key in ("optimizee", "data")}}
+    if isinstance(arguments := target["data"].get("init_args"), dict):
+        for option in USERS_OWN:
+            arguments.pop(option, None)
+    known = Known((OptimizeeModule, ProblemDataModule), allow)
+    try:
+        for path in class_paths(target):
+            known.find(path, object)
+    except InputError as error:
+        raise InputError(f"{paths[0]}: what it was trained on cannot be built: {error}.") from error
+    strange = [word for word in _words(target) if word in USERS_OWN or not re.fullmatch(r"[\w+-]*", word)]
+    if strange:
+        raise InputError(
+            f"{paths[0]} was trained on a target with {brief(strange[0])}, which only a --config may name; give "
+            "targets in one."
+        )
+    name = target["optimizee"]["class_path"].rpartition(".")[2]
+    return {name: target}
+
+
+def _words(description: Any) -> Iterator[str]:
+    """All strings in a description, keys included, but the paths of classes."""
+    if isinstance(description, str):
+        yield description
+    elif isinstance(description, dict):
+        yield from map(str, description)
+        for key, value in description.items():
+            if key != "class_path":
+                yield from _words(value)
+    elif isinstance(description, list | tuple):
+        for value in description:
+            yield from _words(value)
 
 
 def _contenders(

@@ -17,7 +17,8 @@ def main(arguments: Sequence[str], run: Run) -> None:
     parser = CommandParser("export", "Write the rule of a checkpoint with its description into one .safetensors file.")
     parser.add_argument("--ckpt_path", required=True, help="checkpoint written by `l2l fit`")
     parser.add_argument("--output", required=True, metavar="FILE.safetensors", help="new file")
+    parser.add_allow()
     options = parser.parse_args(arguments)
-    description = exported.export(existing_file(options.ckpt_path, "--ckpt_path"), options.output)
+    description = exported.export(existing_file(options.ckpt_path, "--ckpt_path"), options.output, options.allow)
     kind = description["rule"]["class_path"].rpartition(".")[2]
     print(f"{options.output}: {kind}, sha256 {description['sha256']}")

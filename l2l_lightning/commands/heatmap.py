@@ -62,11 +62,12 @@ def main(arguments: Sequence[str], run: Run) -> None:
     parser.add_argument("--ckpt_path", required=True, nargs="+", help="checkpoints of rules")
     parser.add_argument("--rates", nargs="+", default=RATES, help="numbers, cosine:START, cosine:START:END")
     parser.add_argument("--output_dir", help="new folder for table and figure; logs/heatmap/NAME/version_N")
+    parser.add_allow()
     options, further = parser.parse_known_args(arguments)
     refuse(further, "--model.rule", "--model.init_from")
 
     config = existing_file(options.config, "--config")
-    rules = load_rules(options.ckpt_path)
+    rules = load_rules(options.ckpt_path, options.allow)
     for word in options.rates:  # a mistake shows before the work
         for rule in rules.values():
             rule.with_rate(rate(word, 1))

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     description, tensors = exported.read(path)
     print(json.dumps(description, indent=2))
     for name, tensor in tensors.items():
-        print(f"{name}: {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")
+        print(f"{ascii(name)[1:-1]}: {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")
     card = path.with_suffix(".md")
     if path.parent == exported.PRETRAINED and card.is_file():
         print(f"\n{card.read_text()}")

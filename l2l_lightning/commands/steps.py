@@ -37,8 +37,9 @@ def main(arguments: Sequence[str], run: Run) -> None:
         "gradients. Positions, where the rule sees them, are 0.",
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a KTimesteps rule, written by `l2l fit`")
+    parser.add_allow()
     options = parser.parse_args(arguments)
-    rule = checkpoint.load_rule(existing_file(options.ckpt_path, "--ckpt_path"))
+    rule = checkpoint.load_rule(existing_file(options.ckpt_path, "--ckpt_path"), options.allow)
     if not isinstance(rule, KTimesteps):
         raise InputError(f"l2l steps needs a KTimesteps rule, but the checkpoint holds a {type(rule).__name__}.")
     rows = histories(rule.k)

@@ -15,6 +15,7 @@ from l2l_lightning.commands.base import (
     refuse,
     report,
 )
+from l2l_lightning.core.description import describe
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.evaluation import plots
 from l2l_lightning.evaluation.compare import Result
@@ -40,11 +41,12 @@ def main(arguments: Sequence[str], run: Run) -> None:
         "--to", required=True, nargs="+", action="extend", metavar="CONFIG", help="configurations of the targets"
     )
     parser.add_argument("--output_dir", help="new folder for table, figure and runs; transfer/version_N beside the run")
+    parser.add_allow()
     options, further = parser.parse_known_args(arguments)
     refuse(further, "--config", "--model.rule")
 
     path = existing_file(options.ckpt_path, "--ckpt_path")
-    rule = checkpoint.saved_state(checkpoint.read(path), str(path))["rule"]
+    rule = describe(checkpoint.load_rule(path, options.allow))  # as it was built, not as the file says
     targets = {existing_file(config, "--to").stem: config for config in options.to}
     if len(targets) < len(options.to):
         raise InputError(f"--to: the targets need file names of their own, got {' '.join(options.to)}.")

@@ -20,9 +20,10 @@ def main(arguments: Sequence[str], run: Run) -> None:
     parser.add_argument(
         "--ckpt_path", required=True, nargs="+", help="checkpoints of MultiscaleAdam rules with a LinearAverage"
     )
+    parser.add_allow()
     options = parser.parse_args(arguments)
     columns: dict[str, dict[tuple[float, ...], float]] = {}
-    for name, rule in load_rules(options.ckpt_path).items():
+    for name, rule in load_rules(options.ckpt_path, options.allow).items():
         if not isinstance(rule, MultiscaleAdam) or not isinstance(rule.head, LinearAverage):
             raise InputError(f"l2l weights needs a MultiscaleAdam with a LinearAverage, but {name} is another rule.")
         columns[name] = dict(zip(map(tuple, rule.timescales), rule.head.weights.tolist(), strict=True))

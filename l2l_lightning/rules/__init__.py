@@ -10,7 +10,10 @@ from l2l_lightning.rules.preprocessing import Identity, LogAndSign, Preprocessin
 from l2l_lightning.rules.recurrent import CoordinatewiseGRU, CoordinatewiseLSTM, CoordinatewiseRNN
 from l2l_lightning.rules.schedules import Cosine, Schedule
 
+PARTS = (UpdateRule, Preprocessing, Head, Schedule)  # whose subclasses the description of a trained rule may name
+
 __all__ = [
+    "PARTS",
     "SGD",
     "Adagrad",
     "Adam",

@@ -1,7 +1,7 @@
 """Averages of Adams at several timescales, with learned weights: chapter 4 of Shahid 2017."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise, repeat
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -84,9 +84,11 @@ class SoftmaxMLP(Head):
         self.hidden_layers, self.hidden_size = hidden_layers, hidden_size
 
     def build(self, inputs: int) -> None:
-        sizes = [inputs, *[self.hidden_size] * self.hidden_layers, inputs]
-        self.matrices = nn.ParameterList(torch.randn(out, into) * INIT_STD for into, out in pairwise(sizes))
-        self.biases = nn.ParameterList(torch.zeros(out, 1) for out in sizes[1:])
+        def sizes() -> Iterator[int]:  # never a list, whose length a stranger's file would choose
+            return chain([inputs], repeat(self.hidden_size, self.hidden_layers), [inputs])
+
+        self.matrices = nn.ParameterList(torch.randn(out, into) * INIT_STD for into, out in pairwise(sizes()))
+        self.biases = nn.ParameterList(torch.zeros(out, 1) for _, out in pairwise(sizes()))
 
     def weights(self, steps: Tensor) -> Tensor:
         """Weights (k, ..., n), which sum to one."""
@@ -118,8 +120,8 @@ class SoftmaxRecurrent(Head):
 
     def build(self, inputs: int) -> None:
         kind = self.cells_by_name[self.cell]
-        sizes = [inputs] + [self.hidden_size] * self.layers
-        self.cells = nn.ModuleList(kind(size, self.hidden_size) for size in sizes[:-1])
+        size = self.hidden_size
+        self.cells = nn.ModuleList(kind(size if layer else inputs, size) for layer in range(self.layers))
         self.weight = nn.Parameter(torch.randn(inputs, self.hidden_size) * INIT_STD)
         self.bias = nn.Parameter(torch.zeros(inputs, 1))
 

@@ -22,6 +22,7 @@ Reference = Literal["midpoint", "current"]
 Output = Literal["softmax", "tanh"]
 MAGNITUDES = 10
 SECOND_DECAY = 0.999
+LONGEST = 10_000  # steps of a history that no parameter's shape bounds
 
 
 def normalize(history: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class MeanNormalizedGradient(HandmadeRule):
 
     Args:
         lr: eta_min, which keeps the history from collapsing.
-        k: length of the history.
+        k: length of the history, at most 10,000.
         sign_only: look at the gradients' signs alone.
         reference: where steps start: the middle of the history, or the current position.
         decay: a factor on eta_min that changes with the inner step, such as ``Cosine(1, 0.1, 1000)``.
@@ -129,6 +130,8 @@ class MeanNormalizedGradient(HandmadeRule):
     ) -> None:
         super().__init__(lr, trainable)
         check_positive_int(self, k=k)
+        if k > LONGEST:
+            raise InputError(f"MeanNormalizedGradient: k must be at most {LONGEST}, got {k}.")
         check_choice(self, get_args(Reference), reference=reference)
         self.k, self.sign_only, self.reference, self.decay = k, sign_only, reference, decay
 

@@ -148,8 +148,10 @@ class CoordinatewiseNetwork(UpdateRule):
         self.hidden_size = hidden_size
         self.output_scale = output_scale
         self.preprocessing = LogAndSign() if preprocessing is None else preprocessing
-        sizes = [self.preprocessing.features] + [hidden_size] * layers
-        self.cells = nn.ModuleList(self.cell(size, hidden_size) for size in sizes[:-1])
+        features = self.preprocessing.features
+        self.cells = nn.ModuleList(
+            self.cell(hidden_size if layer else features, hidden_size) for layer in range(layers)
+        )
         # Zero: a random head drives all coordinates the same way, and problems saturate before anything is learned.
         self.head_weight = nn.Parameter(torch.zeros(1, hidden_size))
         self.head_bias = nn.Parameter(torch.zeros(1, 1))

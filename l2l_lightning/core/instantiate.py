@@ -1,0 +1,261 @@
+"""From a description back to its object, for descriptions that strangers wrote: the inverse of ``describe``.
+
+A description decides which of the classes that this program has already imported are built, and with which plain
+values. It imports nothing, a string in it stays a string, and every value must be of the type that the constructor's
+signature asks for.
+"""
+
+import collections.abc
+import importlib
+import inspect
+import math
+import reprlib
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any, Literal, NamedTuple, Union
+
+from l2l_lightning.core.errors import InputError
+
+DEEPEST = 32
+MOST_VALUES = 100_000
+LISTS = (list, collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable)
+MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+
+
+class Known(NamedTuple):
+    """The classes that a description may name.
+
+    Attributes:
+        bases: whose imported subclasses are known, and themselves.
+        allow: class paths that the user trusts; these alone are imported at need.
+    """
+
+    bases: tuple[type, ...]
+    allow: Sequence[str] = ()
+
+    def find(self, path: object, kind: type) -> type:
+        """The class of this path, for a place that takes ``kind``.
+
+        Raises:
+            InputError: if it is neither known nor allowed, or of another kind.
+        """
+        if not isinstance(path, str):
+            raise InputError(f"class_path must be the path of a class, got {brief(path)}")
+        base = kind.__name__ if kind is not object else " or ".join(base.__name__ for base in self.bases)
+        found = _imported(path, self.bases)
+        if found is None and path in self.allow:
+            found = _import(path)
+        if found is None:
+            raise InputError(
+                f"it names the class {brief(path)[1:-1]}, which is no registered {base}; if you trust it, import it "
+                f"first or allow it with allow=[{brief(path)}] (--allow on the command line)"
+            )
+        if not issubclass(found, kind if kind is not object else self.bases):
+            raise _MismatchError(f"must be of type {base}, got the class {found.__name__}")
+        return found
+
+
+class _MismatchError(InputError):
+    """A value of the wrong type, where a union may have another for it."""
+
+
+def brief(thing: object) -> str:
+    """A short ``repr`` on one line, without control characters."""
+    try:
+        return " ".join(_REPR.repr(thing).split())
+    except ValueError:  # an integer of more digits than Python prints
+        return f"a huge {type(thing).__name__}"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
+_REPR.maxlevel = 2
+
+
+def check_plain(value: Any, name: str) -> None:
+    """Refuse what ``describe`` does not write, before anything walks through it.
+
+    Raises:
+        InputError: for other types than numbers, strings, lists and dictionaries, numbers that are not finite or have
+            more than 64 bits, or nesting that no honest description has (it may be a cycle).
+    """
+    waiting, seen = [(value, 0)], 0
+    while waiting:
+        item, depth = waiting.pop()
+        seen += 1
+        if depth > DEEPEST or seen > MOST_VALUES:
+            raise InputError(f"{name} is nested too deeply or too large to be a description.")
+        if isinstance(item, dict):
+            if {type(key) for key in item} not in (set(), {str}, {int}):
+                raise InputError(f"{name} must have names as keys, got {brief(list(item))}.")
+            waiting += [(inner, depth + 1) for inner in item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += [(inner, depth + 1) for inner in item]
+        elif type(item) not in (type(None), bool, int, float, str):
+            raise InputError(f"{name} must hold plain values alone, got one of type {type(item).__name__}.")
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise InputError(f"{name} holds the number {item}, which is not finite.")
+        elif isinstance(item, int) and abs(item) >= 2**64:
+            raise InputError(f"{name} holds an integer of more than 64 bits.")
+
+
+def instantiate(description: Any, kind: type, known: Known) -> Any:
+    """The object of this kind that a description, which ``check_plain`` has seen, stands for.
+
+    Raises:
+        InputError: for classes that are not known, unknown or missing arguments, and values of another type than the
+            constructors' signatures ask for.
+    """
+    return _fit(description, kind, known)
+
+
+def class_paths(description: Any) -> Iterator[object]:
+    """All class paths in a description, in the order in which they are found."""
+    inner = description.values() if isinstance(description, dict) else description
+    if isinstance(description, dict) and "class_path" in description:
+        yield description["class_path"]
+    if isinstance(description, dict | list | tuple):
+        for item in inner:
+            yield from class_paths(item)
+
+
+def _fit(value: Any, hint: Any, known: Known) -> Any:
+    """The value as an object of the annotated type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (Any, object, inspect.Parameter.empty) or isinstance(hint, typing.TypeVar):
+        return _untyped(value, known)
+    if origin is typing.Annotated:
+        return _fit(value, arguments[0], known)
+    if origin in (Union, types.UnionType):
+        return _fit_one(value, arguments, known)
+    if hint is None or hint is type(None):
+        fits = value is None
+    elif origin is Literal:
+        fits = any(value == choice and type(value) is type(choice) for choice in arguments)
+    elif hint in (bool, int, str):
+        fits = type(value) is hint and (hint is not int or -(2**63) <= value < 2**63)
+    elif hint is float:
+        if type(value) in (int, float):
+            return float(value)
+        fits = False
+    elif hint is tuple or origin is tuple:
+        return _tuple(value, arguments, known)
+    elif hint in LISTS or origin in LISTS:
+        if isinstance(value, list | tuple):
+            return [_fit(item, (*arguments, Any)[0], known) for item in value]
+        fits = False
+    elif hint in MAPPINGS or origin in MAPPINGS:
+        if isinstance(value, dict):
+            key_hint, value_hint = arguments or (Any, Any)
+            return {_key(key, key_hint): _fit(item, value_hint, known) for key, item in value.items()}
+        fits = False
+    elif isinstance(hint, type) and isinstance(value, dict) and "class_path" in value:
+        return _object(value, hint, known)
+    elif is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return _call(hint, value, known)
+    else:
+        fits = False
+    if not fits:
+        raise _mismatch(value, hint)
+    return value
+
+
+def _fit_one(value: Any, hints: Sequence[Any], known: Known) -> Any:
+    """By the first type of a union that fits."""
+    for hint in hints:
+        try:
+            return _fit(value, hint, known)
+        except _MismatchError:
+            continue
+    raise _mismatch(value, Union[tuple(hints)])  # noqa: UP007, made at run time
+
+
+def _tuple(value: Any, hints: tuple[Any, ...], known: Known) -> tuple:
+    if not isinstance(value, list | tuple):
+        raise _mismatch(value, tuple)
+    each = hints if hints and hints[-1] is not ... else (*hints, Any)[:1] * len(value)
+    if len(each) != len(value):
+        raise _MismatchError(f"must have {len(each)} items, got {len(value)}")
+    return tuple(_fit(item, hint, known) for item, hint in zip(value, each, strict=True))
+
+
+def _key(key: Any, hint: Any) -> Any:
+    """JSON has strings as keys, where a dictionary may have had integers."""
+    if hint is int and isinstance(key, str) and key.removeprefix("-").isdecimal() and len(key) < 20:
+        return int(key)
+    if hint in (int, str) and type(key) is not hint:
+        raise _mismatch(key, hint)
+    return key
+
+
+def _untyped(value: Any, known: Known) -> Any:
+    """What an argument without annotation may be."""
+    if isinstance(value, dict):
+        if "class_path" in value:
+            return _object(value, object, known)
+        return {key: _untyped(item, known) for key, item in value.items()}
+    return [_untyped(item, known) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _object(description: Mapping[str, Any], kind: type, known: Known) -> Any:
+    arguments = description.get("init_args", {})
+    if not isinstance(arguments, dict) or not description.keys() <= {"class_path", "init_args"}:
+        raise InputError(f"a class needs class_path and init_args alone, got {brief(dict(description))}")
+    return _call(known.find(description["class_path"], kind), arguments, known)
+
+
+def _call(kind: type, arguments: Mapping[str, Any], known: Known) -> Any:
+    signature = inspect.signature(kind)
+    try:
+        hints = typing.get_type_hints(kind if is_dataclass(kind) else kind.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):  # annotations in words that mean nothing here
+        hints = {}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise InputError(f"{kind.__name__}: {brief(str(error))[1:-1]}") from error
+    fitted = {}
+    for name, value in arguments.items():
+        try:
+            fitted[name] = _fit(value, hints.get(name, Any), known)
+        except _MismatchError as error:
+            raise InputError(f"{kind.__name__}: {name} {error}") from error
+    return kind(**fitted)
+
+
+def _mismatch(value: Any, hint: Any) -> _MismatchError:
+    name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    return _MismatchError(f"must be of type {name}, got {brief(value)}")
+
+
+def _imported(path: str, bases: tuple[type, ...]) -> type | None:
+    """A base or subclass of this path that the program has already, the newest where a notebook defined it anew."""
+    found = [kind for base in bases for kind in _with_subclasses(base)]
+    for kind in reversed(found):
+        if f"{kind.__module__}.{kind.__qualname__}" == path:
+            return kind
+    module, _, name = path.rpartition(".")  # or under the name of a package that hands it on
+    other = vars(sys.modules[module]).get(name) if module in sys.modules else None
+    return other if isinstance(other, type) and issubclass(other, bases) else None
+
+
+def _with_subclasses(base: type) -> Iterator[type]:
+    yield base
+    kinds: list[type] = type.__subclasses__(base)
+    for kind in kinds:
+        yield from _with_subclasses(kind)
+
+
+def _import(path: str) -> type:
+    """The class of a path that the user allows."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"the class {path} is allowed, but cannot be imported ({error})") from error
+    if not isinstance(found, type):
+        raise InputError(f"{path} is allowed, but is no class")
+    return found

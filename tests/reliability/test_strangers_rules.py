@@ -1,0 +1,504 @@
+"""The description in a stranger's file builds registered classes alone, from values of the right types, soon."""
+
+import json
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import strangers
+import tally
+import torch
+from strangers import refused
+from torch import nn
+
+from l2l_lightning import LearnedOptimizer, checkpoint, exported
+from l2l_lightning.cli import main
+from l2l_lightning.commands import compare
+from l2l_lightning.core.description import describe
+from l2l_lightning.core.errors import InputError
+from l2l_lightning.rules import (
+    SGD,
+    Adam,
+    CoordinatewiseGRU,
+    CoordinatewiseLSTM,
+    Cosine,
+    Identity,
+    KMomentums,
+    KTimesteps,
+    MeanNormalizedGradient,
+    MultiscaleAdam,
+    PartitionedRule,
+    Preprocessing,
+    Route,
+    SoftmaxMLP,
+    SoftmaxRecurrent,
+    UpdateRule,
+)
+
+RULES = "l2l_lightning.rules."
+LSTM = RULES + "recurrent.CoordinatewiseLSTM"
+CALLABLES = (
+    "os.system",
+    "subprocess.Popen",
+    "builtins.eval",
+    "builtins.open",
+    "pathlib.Path",
+    "torch.load",
+    "torch.nn.Linear",
+    "torch.nn.modules.linear.Linear",
+    "l2l_lightning.cli.main",
+    "l2l_lightning.meta_optimizer.MetaOptimizerModule",
+    "l2l_lightning.optimizees.Quadratic",
+    "l2l_lightning.rules.base.nn.Module",
+    "this.s",
+    "no.such.Rule",
+    "",
+    ".",
+    "Adam",
+    "\x1b]0;owned\x07",
+    "x" * 100_000,
+)
+
+
+def rule(kind: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": kind, "init_args": arguments}
+
+
+def both(folder: Path, description: Any) -> tuple[Path, Path]:
+    """A checkpoint and an exported file with this description of their rule."""
+    content = strangers.saved()
+    content["l2l_lightning"]["rule"] = description
+    first = strangers.checkpoint(folder / "bad.ckpt", content)
+    return first, strangers.rule_file(folder / "bad.safetensors", rule=description)
+
+
+# Classes
+
+
+@pytest.mark.parametrize("path", CALLABLES, ids=lambda path: ascii(path)[:40])
+def test_a_class_that_is_no_rule_is_neither_built_nor_imported(tmp_path: Path, path: str) -> None:
+    places = (
+        rule(path),
+        rule(path, command="touch written"),
+        rule(LSTM, preprocessing=rule(path)),
+        rule(LSTM, output_scale=rule(path)),
+        rule(RULES + "multiscale_adam.MultiscaleAdam", head=rule(path, args=["touch", "written"])),
+        rule(RULES + "partitioned.PartitionedRule", rules={"a": rule(path)}, routes=[{"rule": "a"}]),
+    )
+    assert "this" not in sys.modules
+    for description in places:
+        for file in both(tmp_path, description):
+            sentence = refused(lambda file=file: exported.load(file), str(file), "its rule cannot be built")
+            assert "which is no registered" in sentence
+            assert "allow it with allow=['" in sentence
+    assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize("text", ["os.system", LSTM, "LogAndSign", "/etc/passwd", "this.s"])
+def test_a_string_is_never_a_class(tmp_path: Path, text: str) -> None:
+    assert "this" not in sys.modules
+    for description in (
+        rule(LSTM, preprocessing=text),
+        rule(LSTM, output_scale=text),
+        rule(RULES + "multiscale_adam.MultiscaleAdam", head=text),
+        rule(RULES + "partitioned.PartitionedRule", rules={"a": text}, routes=[{"rule": "a"}]),
+        rule(RULES + "partitioned.PartitionedRule", rules=text, routes=text),
+    ):
+        for file in both(tmp_path, description):
+            refused(lambda file=file: exported.load(file), "must be of type")
+    for file in both(tmp_path, text):
+        refused(lambda file=file: exported.load(file), "rule")
+    assert "this" not in sys.modules
+
+
+def test_a_class_of_another_part_is_refused(tmp_path: Path) -> None:
+    for description in (rule(RULES + "preprocessing.Identity"), rule(LSTM, preprocessing=describe(SGD()))):
+        for file in both(tmp_path, description):
+            refused(lambda file=file: exported.load(file), "must be of type")
+
+
+class Halved(Preprocessing):
+    """A part that this program has defined, and with it registered."""
+
+    features = 2
+
+    def forward(self, grad):
+        return torch.stack((grad, grad)) / 2
+
+
+class Untyped(UpdateRule):
+    def __init__(self, first=1, second=None):
+        super().__init__()
+        self.first, self.second = first, second
+
+
+HONEST = {
+    "partitioned": lambda: PartitionedRule({"conv": CoordinatewiseGRU(1, 3), "rest": Adam(0.3)}, [Route("rest", "*b")]),
+    "schedule": lambda: MultiscaleAdam(SoftmaxMLP(2, 7), eta=Cosine(0.1, 0.01, 50)),
+    "recurrent head": lambda: MultiscaleAdam(SoftmaxRecurrent("lstm", 2, 4), [(0.9, 0.99)]),
+    "decay": lambda: MeanNormalizedGradient(decay=Cosine(1.0), trainable=True),
+    "timesteps": lambda: KTimesteps(3, noise=0.1, positions=True),
+    "momentums": lambda: KMomentums(3),
+    "registered": lambda: CoordinatewiseLSTM(1, 4, preprocessing=Halved()),
+    "untyped": lambda: Untyped([1, "a"], {"x": Identity(), "y": 2.0}),
+    "integers for floats": lambda: CoordinatewiseLSTM(1, 4, output_scale=1),
+}
+
+
+@pytest.mark.parametrize("make", HONEST.values(), ids=HONEST)
+def test_honest_rules_come_back(tmp_path: Path, make: Any) -> None:
+    original = make()
+    tensors = {name: leaf.clone() for name, leaf in original.state_dict().items()}
+    file = strangers.rule_file(tmp_path / "rule.safetensors", tensors, rule=describe(original))
+    content = strangers.saved() | {"state_dict": {f"rule.{name}": leaf for name, leaf in tensors.items()}}
+    content["l2l_lightning"]["rule"] = describe(original)
+    for path in (file, strangers.checkpoint(tmp_path / "rule.ckpt", content)):
+        found = exported.load(path)
+        assert type(found) is type(original)
+        assert describe(found) == describe(original)
+        assert all(torch.equal(leaf, tensors[name]) for name, leaf in found.state_dict().items())
+
+
+MINE = """
+from pathlib import Path
+import torch
+from l2l_lightning.rules import UpdateRule
+
+Path(__file__).with_name("imported").touch()
+
+
+class Mine(UpdateRule):
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        self.scale = scale
+        self.rate = torch.nn.Parameter(torch.tensor(0.1))
+
+    def init_state(self, theta):
+        return {}
+
+    def forward(self, inputs, state):
+        return -self.scale * self.rate * inputs.grad, state
+
+
+class NoRule:
+    pass
+
+
+def function():
+    pass
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """The name of a module of the user's that nobody has imported."""
+    name = f"mine_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_a_class_of_the_user_s_own_is_imported_where_it_is_allowed_alone(tmp_path: Path, module: str) -> None:
+    path, tensors = f"{module}.Mine", {"rate": torch.tensor(0.5)}
+    file = strangers.rule_file(tmp_path / "mine.safetensors", tensors, rule=rule(path, scale=2.0))
+    theta = nn.Parameter(torch.ones(2))
+    for allow in ((), ("other.Mine",), (f"{module}.NoRule",)):
+        refused(lambda allow=allow: exported.load(file, allow), f"allow=['{path}'] (--allow on the command line)")
+        refused(lambda allow=allow: LearnedOptimizer([theta], file, allow=allow), path)
+    assert not (tmp_path / "imported").exists()
+    optimizer = LearnedOptimizer([theta], file, allow=[path])
+    assert (tmp_path / "imported").exists()
+    theta.sum().backward()
+    optimizer.step()
+    assert theta.tolist() == [0.0, 0.0]
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "rule": str(file)})
+    assert exported.load(file).scale == 2.0, "what the program has imported is registered"
+    with pytest.raises(InputError, match="must be a list of class paths"):
+        exported.load(file, f"x.{path}")
+
+
+@pytest.mark.parametrize("name", ["NoRule", "function", "missing"])
+def test_what_is_allowed_must_be_an_update_rule(tmp_path: Path, module: str, name: str) -> None:
+    path = f"{module}.{name}"
+    for description in (rule(path), rule(LSTM, preprocessing=rule(path))):
+        file = strangers.rule_file(tmp_path / "mine.safetensors", rule=description)
+        refused(lambda file=file: exported.load(file, [path]), name)
+    for path in ("os.system", "subprocess.Popen", "torch.nn.Linear"):
+        file = strangers.rule_file(tmp_path / "mine.safetensors", rule=rule(path))
+        refused(lambda file=file, path=path: exported.load(file, [path]))
+
+
+def test_the_commands_take_allow(tmp_path: Path, module: str, capsys: pytest.CaptureFixture) -> None:
+    path = f"{module}.Mine"
+    content = strangers.saved() | {"state_dict": {"rule.rate": torch.tensor(0.5)}}
+    content["l2l_lightning"]["rule"] = rule(path, scale=2.0)
+    file = str(strangers.checkpoint(tmp_path / "mine.ckpt", content))
+    out = str(tmp_path / "out.safetensors")
+    for command in (["export", "--output", out], ["compare"], ["weights"], ["steps"]):
+        with pytest.raises(SystemExit, match=r"--allow on the command line"):
+            main([*command, "--ckpt_path", file])
+        tally.count(strangers.TALLY)
+    assert not (tmp_path / "imported").exists()
+    main(["export", "--output", out, "--ckpt_path", file, "--allow", path])
+    assert "Mine, sha256" in capsys.readouterr().out
+
+
+# Arguments
+
+
+WRONG = (None, True, -1, 0, 2**63, 10**30, 1.5, -0.5, "", "3", [], [1], {}, {"a": 1}, [[[]]], rule(LSTM))
+ARGUMENTS = {LSTM: ("layers", "hidden_size", "forget_bias", "output_scale", "preprocessing", "more", "self")}
+ARGUMENTS |= {RULES + "multiscale_adam.MultiscaleAdam": ("head", "timescales", "eta", "eps")}
+ARGUMENTS |= {RULES + "normalized_inputs.KMomentums": ("k", "low", "reference", "output", "positions", "noise")}
+ARGUMENTS |= {RULES + "partitioned.PartitionedRule": ("rules", "routes")}
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_arguments_of_any_type_are_refused(tmp_path: Path, kind: str) -> None:
+    """No rule of these classes has the tensors of the file, so that all must be refused, whatever the values are."""
+    tensors = {"other": torch.zeros(3)}
+    for name in ARGUMENTS[kind]:
+        for value in WRONG:
+            file = strangers.rule_file(tmp_path / "bad.safetensors", tensors, rule=rule(kind, **{name: value}))
+            refused(lambda file=file: exported.load(file), str(file))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        *(None, [], 3, "x", {}, {"class_path": LSTM}, {"init_args": {}}, {"class_path": LSTM, "init_args": []}),
+        *({"class_path": [LSTM], "init_args": {}}, rule(LSTM, hidden_size=5) | {"more": 1}),
+    ],
+    ids=str,
+)
+def test_a_description_that_is_none_is_refused(tmp_path: Path, description: Any) -> None:
+    for file in both(tmp_path, description):
+        refused(lambda file=file: exported.load(file), str(file))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000, "9" * 100])
+@pytest.mark.parametrize("place", ["rule", "trained_on"])
+def test_numbers_that_are_none_are_refused(tmp_path: Path, number: str, place: str) -> None:
+    description, _ = strangers.described()
+    where = description["rule"]["init_args"] if place == "rule" else description["trained_on"]
+    where["output_scale"] = "HERE"
+    metadata = json.dumps(description).replace('"HERE"', number)
+    header = json.dumps({"__metadata__": {"l2l_lightning": metadata}}).encode()
+    file = strangers.header_file(tmp_path / "bad.safetensors", header)
+    refused(lambda: exported.load(file), str(file))
+
+
+@pytest.mark.parametrize("trained_on", [None, 3, "x", [], [1], True])
+def test_trained_on_of_another_type_is_refused_everywhere(tmp_path: Path, trained_on: Any) -> None:
+    file = strangers.rule_file(tmp_path / "bad.safetensors", trained_on=trained_on)
+    for use in (exported.load, exported.trained_on, exported.read, lambda path: compare._trained_on([str(path)], ())):
+        refused(lambda use=use: use(file), "trained_on")
+    for command in (["inspect", str(file)], ["compare", "--ckpt_path", str(file)]):
+        with pytest.raises(SystemExit, match="trained_on"):
+            main(command)
+        tally.count(strangers.TALLY)
+
+
+OPTIMIZEE = rule("l2l_lightning.optimizees.Quadratic", dim=3)
+DATA = rule("l2l_lightning.data.QuadraticDataModule", dim=3)
+IMAGES = "l2l_lightning.data.ImageDataModule"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"optimizee": OPTIMIZEE},
+        {"optimizee": 3, "data": DATA},
+        {"optimizee": "os.system", "data": DATA},
+        {"optimizee": rule("os.system"), "data": DATA},
+        {"optimizee": OPTIMIZEE, "data": rule("this.s")},
+        {"optimizee": rule("l2l_lightning.optimizees.FromModule", module=rule("torch.nn.Linear")), "data": DATA},
+        {"optimizee": rule("l2l_lightning.optimizees.FromModule", module="this.s"), "data": DATA},
+        {"optimizee": rule("l2l_lightning.optimizees.FromModule", loss="os.system"), "data": DATA},
+        {"optimizee": OPTIMIZEE, "data": rule(IMAGES, dataset="this.s")},
+        {"optimizee": OPTIMIZEE, "data": rule(IMAGES, dataset="ImageFolder", dataset_args={"root": "/etc"})},
+        {"optimizee": OPTIMIZEE, "data": rule(IMAGES, dataset="CIFAR10", dataset_args={"root": "etc"})},
+        {"optimizee": OPTIMIZEE, "data": DATA | {"dict_kwargs": {"root": "etc"}}},
+        {"optimizee": OPTIMIZEE, "data": DATA | {"init_args.root": "etc", "init_args.check_md5": False}},
+        {"optimizee": OPTIMIZEE, "data": DATA | {"init_args": {"init_args.root": "etc"}}},
+    ],
+    ids=lambda target: str(target)[:60],
+)
+def test_a_target_in_a_file_imports_nothing(tmp_path: Path, target: dict[str, Any]) -> None:
+    file = strangers.rule_file(tmp_path / "bad.safetensors", trained_on=target)
+    assert "this" not in sys.modules
+    refused(lambda: compare._trained_on([str(file)], ()), str(file))
+    with pytest.raises(SystemExit, match=r"bad\.safetensors"):
+        main(["compare", "--ckpt_path", str(file), "--output_dir", str(tmp_path / "out")])
+    assert "this" not in sys.modules
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_target_in_a_file_does_not_say_where_data_lie_or_how_they_are_checked(tmp_path: Path) -> None:
+    data = rule("l2l_lightning.data.CIFAR10DataModule", root="/tmp/evil", check_md5=False, steps=40)
+    file = strangers.rule_file(tmp_path / "x.safetensors", trained_on={"optimizee": OPTIMIZEE, "data": data})
+    assert compare._trained_on([str(file)], ())["Quadratic"]["data"]["init_args"] == {"steps": 40}
+
+
+# Bombs
+
+
+def chain(depth: int) -> Any:
+    inner: Any = describe(SGD())
+    for _ in range(depth):
+        inner = rule(RULES + "partitioned.PartitionedRule", rules={"a": inner}, routes=[{"rule": "a"}])
+    return inner
+
+
+BOMBS = {
+    **{f"hidden_size {size}": rule(LSTM, hidden_size=size) for size in (10**6, 10**9, 2**62)},
+    "layers": rule(LSTM, layers=10**9, hidden_size=5),
+    "head": rule(
+        RULES + "multiscale_adam.MultiscaleAdam", head=describe(SoftmaxMLP()) | {"init_args": {"hidden_layers": 10**9}}
+    ),
+    "recurrent head": rule(
+        RULES + "multiscale_adam.MultiscaleAdam", head=describe(SoftmaxRecurrent()) | {"init_args": {"layers": 10**9}}
+    ),
+    "timescales": rule(RULES + "multiscale_adam.MultiscaleAdam", timescales=[[0.5, 0.5]] * 10_000),
+    "momentums": rule(RULES + "normalized_inputs.KMomentums", k=10**9),
+    "timesteps": rule(RULES + "normalized_inputs.KTimesteps", k=10**9),
+    "mean": rule(RULES + "normalized_inputs.MeanNormalizedGradient", k=10**9),
+    "many rules": rule(
+        RULES + "partitioned.PartitionedRule", rules={f"r{i}": rule(LSTM) for i in range(5_000)}, routes=[]
+    ),
+    "chain": chain(100),
+}
+FILES = {
+    "length": lambda path: strangers.header_file(path, b"{}", length=2**63),
+    "100 MB": lambda path: strangers.header_file(path, b"{}", length=10**8),
+    "huge tensor": lambda path: strangers.header_file(
+        path, b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
+    ),
+    "overflow": lambda path: strangers.header_file(
+        path, b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}'
+    ),
+    "deep JSON": lambda path: strangers.header_file(
+        path, json.dumps({"__metadata__": {"l2l_lightning": "[" * 100_000}}).encode()
+    ),
+    "deep header": lambda path: strangers.header_file(path, b'{"a":' * 100_000),
+    "large metadata": lambda path: strangers.header_file(
+        path, json.dumps({"__metadata__": {"l2l_lightning": "[" + "[]," * 1_000_000 + "[]]"}}).encode()
+    ),
+    "many values": lambda path: strangers.rule_file(path, trained_on={"x": [[]] * 200_000}),
+}
+
+
+def doubled(levels: int) -> Any:
+    """A billion laughs: little in memory, endless for those who walk through it."""
+    inner: Any = [1.0]
+    for _ in range(levels):
+        inner = [inner, inner]
+    return inner
+
+
+def cycle() -> list:
+    loop: list = []
+    loop.append(loop)
+    return loop
+
+
+def deep(levels: int) -> Any:
+    inner: Any = []
+    for _ in range(levels):
+        inner = [inner]
+    return inner
+
+
+def in_checkpoint(path: Path, value: Any, key: str = "trained_on") -> Path:
+    saved = {"rule": rule(LSTM), "seed": 0, "baseline_rates": {}, key: {"x": value}}
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    try:
+        return strangers.repacked(path, strangers.pickled({"state_dict": {}, "l2l_lightning": saved}))
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+ARCHIVES = {
+    "compressed": lambda path: strangers.repacked(path, compression=zipfile.ZIP_DEFLATED),
+    "overlapping": lambda path: strangers.repacked(path, copies=1_000),
+    "bytearray": lambda path: strangers.repacked(
+        path, b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + (10**9).to_bytes(8, "little") + b"\x85R."
+    ),
+    "tensor": lambda path: strangers.repacked(
+        path, b"\x80\x02ctorch\nTensor\n\x8a\x08" + (10**13).to_bytes(8, "little") + b"\x85R."
+    ),
+    "encode": lambda path: strangers.repacked(
+        path, b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00idna\x86R."
+    ),
+    "large pickle": lambda path: strangers.repacked(path, b"\x80\x02" + b"]" * 10_000_000),
+    "stack": lambda path: strangers.repacked(path, b"\x80\x02" + b"]" * 500_000),
+    "laughs": lambda path: in_checkpoint(path, doubled(60)),
+    "cycle": lambda path: in_checkpoint(path, cycle()),
+    "deep": lambda path: in_checkpoint(path, deep(3_000)),
+    "laughs in rates": lambda path: in_checkpoint(path, doubled(60), "baseline_rates"),
+    "laughs in processes": lambda path: in_checkpoint(path, doubled(60), "processes"),
+}
+
+
+@pytest.mark.parametrize("description", BOMBS.values(), ids=BOMBS)
+def test_a_description_of_absurd_size_is_refused_soon(tmp_path: Path, description: dict[str, Any]) -> None:
+    for file in both(tmp_path, description):
+        refused(lambda file=file: exported.load(file), str(file))
+
+
+@pytest.mark.parametrize("make", FILES.values(), ids=FILES)
+def test_an_exported_file_of_absurd_size_is_refused_soon(tmp_path: Path, make: Any) -> None:
+    file = make(tmp_path / "bad.safetensors")
+    refused(lambda: exported.load(file), str(file))
+
+
+@pytest.mark.parametrize("make", ARCHIVES.values(), ids=ARCHIVES)
+def test_a_checkpoint_of_absurd_size_is_refused_soon(tmp_path: Path, make: Any) -> None:
+    file = make(tmp_path / "bad.ckpt")
+    refused(lambda: checkpoint.load_rule(file), str(file))
+
+
+def test_bombs_take_little_memory(tmp_path: Path) -> None:
+    """In a process of its own, whose largest resident memory is read before and after; 200 MB are little for torch."""
+    files = []
+    for place, description in enumerate(BOMBS.values()):
+        files.append(strangers.rule_file(tmp_path / f"rule{place}.safetensors", rule=description))
+    files += [make(tmp_path / f"{place}.safetensors") for place, make in enumerate(FILES.values())]
+    files += [make(tmp_path / f"{place}.ckpt") for place, make in enumerate(ARCHIVES.values())]
+    program = """
+        import json, resource, sys
+        from l2l_lightning import exported
+        from l2l_lightning.core.errors import InputError
+
+        exported.load("lstm-mnist")
+        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        before = peak()
+        for file in sys.argv[1:]:
+            try:
+                exported.load(file)
+                print("loaded", file)
+            except InputError:
+                pass
+            if peak() - before > 200:
+                print(file, peak() - before)
+                break
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    tally.count(strangers.TALLY, len(files))
+
+
+def test_the_names_of_counted_registrations_are_given_back() -> None:
+    hooks = nn.modules.module
+    before = [len(hooks._global_parameter_registration_hooks), len(hooks._global_module_registration_hooks)]
+    with pytest.raises(InputError):
+        checkpoint.build_rule(rule(LSTM, layers=10**9), {}, "file")
+    assert before == [len(hooks._global_parameter_registration_hooks), len(hooks._global_module_registration_hooks)]
+    CoordinatewiseLSTM(layers=60, hidden_size=1)  # and nothing is counted any more
