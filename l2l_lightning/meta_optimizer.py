@@ -145,6 +145,17 @@ class MetaOptimizerModule(L.LightningModule):
             "lr_scheduler": {"scheduler": self.outer_scheduler(optimizer), "interval": "step"},
         }
 
+    def setup(self, stage: str) -> None:
+        """Try the optimizee on the DataModule's extremes now: a rare label beyond its classes would come up any time.
+
+        Raises:
+            InputError: if the optimizee cannot read them.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        trial = datamodule.trial_data() if isinstance(datamodule, ProblemDataModule) else {}
+        if trial:
+            self.problems.try_on(trial)
+
     # Training
 
     def on_train_start(self) -> None:

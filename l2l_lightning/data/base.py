@@ -146,6 +146,10 @@ class ProblemDataModule(L.LightningDataModule):
         """Turn the batches of one point into what the optimizee reads, on the device they are on."""
         return batch
 
+    def trial_data(self) -> Data:
+        """Data of one problem, leaves without its dimension, that a misfitting optimizee fails on; none by default."""
+        return {}
+
     def held_out_data(self, split: Split, device: torch.device) -> Iterator[Data]:
         """Data, shared by all problems, on which final parameters are scored; none by default."""
         return iter(())

@@ -27,8 +27,7 @@ class ImageDataModule(ProblemDataModule):
         root: folder of the files, as torchvision lays them out.
         download: let torchvision download what is missing.
         check_md5: refuse files whose md5 is not the original's; with ``download``, such files are replaced by the
-            originals. CIFAR's files are pickles, which run code when they are read: switch the check off only for
-            files of your own.
+            originals. Files that the check would refuse are still read safely: code in CIFAR's pickles is not run.
         dataset_args: further arguments of the dataset's constructor.
         train_args: those that select the training images, where neither ``train`` nor ``split`` does; for ``EMNIST``
             ``{split: letters, train: true}``.
@@ -111,8 +110,13 @@ class ImageDataModule(ProblemDataModule):
     def setup(self, stage: str) -> None:
         if self._images is not None:
             return
-        (images, labels), (test_images, test_labels) = self.source.read("train"), self.source.read("test")
+        (images, labels, classes), (test_images, test_labels, test_classes) = map(self.source.read, ("train", "test"))
         self._check_sizes(images, test_images)
+        if classes != test_classes:
+            raise InputError(
+                f"{type(self).__name__}: the training part of {self.source.name} has {_listed(classes)}, the test part "
+                f"{_listed(test_classes)}; both must have the same."
+            )
         self._images, self._labels = torch.cat((images, test_images)), torch.cat((labels, test_labels))
         held_back = len(images) - self.validation_images
         self._split_sizes = {
@@ -185,10 +189,20 @@ class ImageDataModule(ProblemDataModule):
         pixels = self._images[index[..., None, None], :, rows[..., :, None], columns[..., None, :]]
         return pixels.movedim(-1, -3)
 
+    def trial_data(self) -> Data:
+        """Two images of the largest label."""
+        assert self._labels is not None, "setup() comes first"
+        return self.prepare({"index": self._labels.argmax().expand(2)})
+
     def held_out_data(self, split: Split, device: torch.device) -> Iterator[Data]:
         first, last = self._split_sizes[split]
         for index in torch.arange(first, last, device=device).split(self.score_chunk):
             yield self.prepare({"index": index})
+
+
+def _listed(classes: list[str] | None) -> str:
+    shown = [] if classes is None else classes[:10]
+    return f"the {len(classes or ())} classes {', '.join(shown)}{' ...' if len(classes or ()) > 10 else ''}"
 
 
 class MNISTDataModule(ImageDataModule):
