@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pickle
+import textwrap
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -201,7 +202,7 @@ def _flaw(images: Tensor, labels: Tensor, classes: list[str] | None) -> str | No
 
 
 def _one_line(error: Exception) -> str:
-    """The error's own words, after its name where they say little alone."""
-    words = " ".join(str(error).split())
+    """The error's own first sentence, after its name where the words say little alone."""
+    words = textwrap.shorten(" ".join(str(error).split()).partition(". ")[0], 200, placeholder=" ...")
     telling = words and isinstance(error, OSError | RuntimeError | ValueError | TypeError | pickle.UnpicklingError)
     return words if telling else f"{type(error).__name__} {words}".strip()

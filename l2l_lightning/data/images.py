@@ -114,8 +114,8 @@ class ImageDataModule(ProblemDataModule):
         self._check_sizes(images, test_images)
         if classes != test_classes:
             raise InputError(
-                f"{type(self).__name__}: the training part of {self.source.name} has {_listed(classes)}, the test part "
-                f"{_listed(test_classes)}; both must have the same."
+                f"{type(self).__name__}: the training part of {self.source.name} in {self.source.root!r} "
+                f"has {_listed(classes)}, the test part {_listed(test_classes)}; both must have the same."
             )
         self._images, self._labels = torch.cat((images, test_images)), torch.cat((labels, test_labels))
         held_back = len(images) - self.validation_images
