@@ -1,5 +1,6 @@
 """``l2l fit | validate | test``: a LightningCLI."""
 
+import itertools
 import json
 import logging
 import os
@@ -16,12 +17,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgre
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from l2l_lightning import checkpoint, user_errors
+from l2l_lightning import checkpoint, strict_yaml, user_errors
 from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
 from l2l_lightning.commands import compare, export, heatmap, inspect, plot, steps, sweep, transfer, weights
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
 from l2l_lightning.meta_optimizer import MetaOptimizerModule
+from l2l_lightning.nulls import check_nulls
 
 CHECKPOINTS = "checkpoints"
 TRAINER_COMMANDS = {
@@ -74,6 +76,9 @@ class L2LCLI(LightningCLI):
         """Parse, then name the run, and find and check the checkpoint before anything is built."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        plain = config.as_dict()
+        check_nulls(plain["model"], MetaOptimizerModule, "model")
+        check_nulls(plain["data"], None, "data")
         if config.name is None:
             config.name = Path(str(config.config[-1])).stem if config.config else "run"
         root = Path(config.trainer.default_root_dir or "logs")
@@ -143,6 +148,10 @@ def quiet_lightning() -> None:
 
 def run(args: Sequence[str]) -> L2LCLI:
     """``l2l fit | validate | test`` with these arguments; what was built and run."""
+    strict_yaml.install()
+    for option, value in itertools.pairwise(args):
+        if option == "--config" and Path(value).is_file():
+            strict_yaml.check_file(Path(value))
     return L2LCLI(
         MetaOptimizerModule,
         ProblemDataModule,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2l_lightning.core.errors import InputError, check_positive, check_positive_int
+from l2l_lightning.core.errors import InputError, check_finite, check_positive, check_positive_int
 from l2l_lightning.core.random import Split
 from l2l_lightning.core.window import Data
 from l2l_lightning.data.base import ProblemDataModule
@@ -91,6 +91,10 @@ class ImageDataModule(ProblemDataModule):
         check_positive_int(self, **{name: size for name, size in sizes.items() if size is not None})
         channel_stds = std if isinstance(std, Sequence) else [std]
         check_positive(self, **{f"std[{i}]" if len(channel_stds) > 1 else "std": s for i, s in enumerate(channel_stds)})
+        channel_means = mean if isinstance(mean, Sequence) else [mean]
+        check_finite(
+            self, **{f"mean[{i}]" if len(channel_means) > 1 else "mean": m for i, m in enumerate(channel_means)}
+        )
         self.source = ImageSource(dataset, root, dataset_args, train_args, test_args, check_md5, image_size)
         self.download = download
         self.validation_images = validation_images

@@ -72,9 +72,14 @@ def load(file: BinaryIO, **how: Any) -> Any:
     """As ``pickle.load``.
 
     Raises:
-        UnpicklingError: if the pickle holds anything but plain values and arrays of numbers.
+        UnpicklingError: if the pickle holds anything but plain values and arrays of numbers, or is damaged.
     """
-    return PlainUnpickler(io.BytesIO(file.read()), **how).load()
+    try:
+        return PlainUnpickler(io.BytesIO(file.read()), **how).load()
+    except UnpicklingError:
+        raise
+    except Exception as error:  # damaged ones fail in any way
+        raise UnpicklingError(f"it is damaged: {type(error).__name__} {error}") from error
 
 
 @contextmanager

@@ -10,7 +10,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from l2l_lightning.core.errors import InputError, check_choice, check_non_negative, check_positive, check_positive_int
+from l2l_lightning.core.errors import (
+    InputError,
+    check_choice,
+    check_non_negative,
+    check_parts,
+    check_positive,
+    check_positive_int,
+)
 from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.rules.base import UpdateRule
@@ -128,7 +135,7 @@ class MeanNormalizedGradient(HandmadeRule):
         trainable: bool = False,
     ) -> None:
         super().__init__(lr, trainable)
-        check_positive_int(self, k=k)
+        check_parts(self, k=k)
         check_choice(self, get_args(Reference), reference=reference)
         self.k, self.sign_only, self.reference, self.decay = k, sign_only, reference, decay
 
@@ -188,7 +195,8 @@ class NormalizedInputs(UpdateRule):
         noise: float = 0.0,
     ) -> None:
         super().__init__()
-        check_positive_int(self, k=k, hidden_size=hidden_size)
+        check_parts(self, k=k)
+        check_positive_int(self, hidden_size=hidden_size)
         check_schedule(self, eta_min=eta_min)
         check_choice(self, get_args(Reference), reference=reference)
         check_choice(self, get_args(Output), output=output)
