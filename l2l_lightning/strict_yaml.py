@@ -12,6 +12,7 @@ from l2l_lightning.core.errors import InputError
 MOST_NODES = 100_000  # of a text whose aliases are written out
 MOST_LEVELS = 50
 LARGEST = 2**64
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load(text: str) -> Any:
@@ -21,30 +22,30 @@ def load(text: str) -> Any:
         yaml.YAMLError: if the text is not YAML, gives a key twice, is nested deeper than 50 levels, holds an integer
             of more than 64 bits, or has more than 100,000 nodes once its aliases are written out.
     """
-    try:
-        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        if root is not None:
-            _count(root, {}, 0)
-        return yaml_load(text)
-    except RecursionError as error:
-        raise yaml.YAMLError("it is nested too deeply") from error
+    level = 0
+    for event in yaml.parse(text, Loader=LOADER):  # before anything recurses: in C that ends in a segmentation fault
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if level > MOST_LEVELS:
+            raise _refusal("it is nested too deeply", event)
+    root = yaml.compose(text, Loader=LOADER)
+    if root is not None:
+        _count(root, {})
+    return yaml_load(text)
 
 
-def _count(node: yaml.Node, known: dict[int, int], level: int) -> int:
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
     """The number of nodes below and with this one; aliases are the same node once more."""
     if id(node) in known:
         return known[id(node)]
-    if level > MOST_LEVELS:
-        raise _refusal("it is nested too deeply", node)
     known[id(node)] = MOST_NODES  # an alias within itself has no end
     count = 1
     if isinstance(node, yaml.ScalarNode):
         _check_scalar(node)
     elif isinstance(node, yaml.SequenceNode):
-        count += sum(_count(item, known, level + 1) for item in node.value)
+        count += sum(_count(item, known) for item in node.value)
     else:
         _check_keys(node)
-        count += sum(_count(part, known, level + 1) for pair in node.value for part in pair)
+        count += sum(_count(part, known) for pair in node.value for part in pair)
     if count > MOST_NODES:
         raise _refusal("its aliases make it too large", node)
     known[id(node)] = count
@@ -65,8 +66,8 @@ def _check_keys(node: yaml.MappingNode) -> None:
         seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
 
 
-def _refusal(problem: str, node: yaml.Node) -> yaml.YAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+def _refusal(problem: str, where: yaml.Node | yaml.Event) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
 
 
 def check_file(path: Path) -> None:

@@ -50,6 +50,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "PartitionedRule": ROUTES["init_args"],
     "ImageDataModule": {"dataset": "MNIST"},
     "MetaOptimizerModule": {"rule": {"class_path": "SGD"}, "optimizee": {"class_path": "Booth"}},
+    "TorchOptimizer": {"name": "SGD"},
     "FromModule": {"module": {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 2}}},
 }
 ABSTRACT = {"HandmadeRule", "CoordinatewiseNetwork", "NormalizedInputs", "Function", "TestFunction", "ImageClassifier"}
@@ -194,16 +195,33 @@ def _same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
+def names() -> list[str]:
+    """The public classes."""
+    return [kind.__name__ for kind, *_ in public_classes()]
+
+
+def _around(kind: type, around: dict[str, Any], place: Path) -> dict[str, Any]:
+    """The changes that put an object of this class, with what it needs, into a configuration."""
+    if kind in PLAIN:
+        return around
+    return around | {".".join(map(str, place)): {"class_path": kind.__name__, "init_args": base_arguments(kind)}}
+
+
+def plain_case(number: int) -> Case:
+    """A configuration that is valid, around one of the public classes."""
+    kind, around, place, _ = public_classes()[number]
+    return Case(kind.__name__, _around(kind, around, place), (), None, False)
+
+
 def cases() -> list[Case]:
     """Every bad and every doubtful value of every argument of every class, and an argument that none has."""
     found = []
     for kind, around, place, where in public_classes():
-        given = base_arguments(kind)
-        inside = {} if kind in PLAIN else {".".join(map(str, place)): {"class_path": kind.__name__, "init_args": given}}
+        changes = _around(kind, around, place)
         for name, (annotation, _) in arguments(kind).items():
             values = [(value, True) for value in bad_values(annotation, name)]
             values += [(value, False) for value in doubtful_values(annotation)]
             own = f"{kind.__name__}.{name}"
-            found += [Case(own, around | inside, (*where, name), value, bad) for value, bad in values]
-        found.append(Case(f"{kind.__name__}.no_such_argument", around | inside, (*where, "no_such_argument"), 1, True))
+            found += [Case(own, changes, (*where, name), value, bad) for value, bad in values]
+        found.append(Case(f"{kind.__name__}.no_such_argument", changes, (*where, "no_such_argument"), 1, True))
     return found
