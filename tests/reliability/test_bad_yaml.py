@@ -23,7 +23,7 @@ from l2l_lightning import cli
 
 BASE = yaml.safe_load(small.CONFIG.read_text())
 CASES = signatures.cases()
-STRIDE = 1 if FULL else 41  # prime, so that the values of the arguments take turns
+STRIDE = 1 if FULL else 53  # prime, so that the values of the arguments take turns
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +182,7 @@ def mutated(draw: st.DrawFn) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-@examples(40, 2_000)
+@examples(30, 2_000)
 @given(text=mutated())
 def test_any_mutation_of_a_configuration_is_built_or_refused_by_one_sentence(
     text: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture
