@@ -6,7 +6,7 @@ CONFIG ?= configs/quadratic_lstm.yaml
 # Further options of the demo's training, such as ARGS="--trainer.max_epochs 1"
 ARGS ?=
 
-.PHONY: install demo test test-slow lint format bench docs clean
+.PHONY: install demo test test-slow lint format bench docs audit clean
 
 install: $(INSTALLED)
 
@@ -40,5 +40,15 @@ bench: install  ## inner steps a second and peak memory beside a plain loop
 docs: install  ## the site, in site/
 	$(BIN)/python -m mkdocs build --strict
 
+# An environment of its own, for its dependencies are not the project's. --strict: what the service does not know is no
+# success, as where the network leads to a mirror without advisories.
+audit:  ## known vulnerabilities of the versions in constraints.txt; needs a network that reaches PyPI's advisories
+	test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/pip install --quiet pip-audit; }
+	@.audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt >.audit/report 2>&1; \
+	status=$$?; cat .audit/report; \
+	if grep -qE "could not be audited|ConnectionError|ServiceError|Max retries" .audit/report; then \
+		echo "audit: the service with the advisories cannot be reached from here; nothing was found out."; \
+	fi; exit $$status
+
 clean:
-	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .audit build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

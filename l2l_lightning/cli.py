@@ -1,5 +1,6 @@
 """``l2l fit | validate | test``: a LightningCLI."""
 
+import itertools
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from l2l_lightning import checkpoint, user_errors
+from l2l_lightning import checkpoint, strict_yaml, user_errors
 from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
 from l2l_lightning.checkpoint_io import AtomicCheckpointIO
 from l2l_lightning.commands import compare, export, heatmap, inspect, plot, steps, sweep, transfer, weights
@@ -30,6 +31,7 @@ from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
 from l2l_lightning.last_checkpoint import LastCheckpoint
 from l2l_lightning.meta_optimizer import MetaOptimizerModule
+from l2l_lightning.nulls import check_nulls
 from l2l_lightning.run_folder import CHECKPOINTS, claim_version, lock, newest_checkpoint, remove_empty, runs_with
 
 # Lightning waits half an hour for a process that hangs; one that was killed is noticed at once.
@@ -95,6 +97,9 @@ class L2LCLI(LightningCLI):
         """Parse, then name the run, and find and check the checkpoint before anything is built."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        plain = config.as_dict()
+        check_nulls(plain["model"], MetaOptimizerModule, "model")
+        check_nulls(plain["data"], None, "data")
         if config.name is None:
             config.name = Path(str(config.config[-1])).stem if config.config else "run"
         root = Path(config.trainer.default_root_dir or "logs")
@@ -184,6 +189,10 @@ def quiet_threads() -> None:
 
 def run(args: Sequence[str]) -> L2LCLI:
     """``l2l fit | validate | test`` with these arguments; what was built and run."""
+    strict_yaml.install()
+    for option, value in itertools.pairwise(args):
+        if option == "--config" and Path(value).is_file():
+            strict_yaml.check_file(Path(value))
     return L2LCLI(
         MetaOptimizerModule,
         ProblemDataModule,

@@ -7,13 +7,13 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from l2l_lightning import checkpoint as checkpoints
 from l2l_lightning.core.description import describe, outline
-from l2l_lightning.core.errors import InputError, RunError, check_positive, check_positive_int
+from l2l_lightning.core.errors import InputError, RunError, check_positive, check_positive_int, check_seed
 from l2l_lightning.core.horizon import FixedHorizon, Horizon, stagger
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
@@ -107,6 +107,7 @@ class MetaOptimizerModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_positive_int(self, unroll=unroll, max_skipped_steps=max_skipped_steps)
+        check_seed(self, seed)
         if meta_coordinates is not None:
             check_positive_int(self, meta_coordinates=meta_coordinates)
             check_sampled(rule, second_order)
@@ -129,6 +130,8 @@ class MetaOptimizerModule(L.LightningModule):
         self.compiles, self._compiled = compile, False
         self.outer_optimizer = optimizer
         self.outer_scheduler = lr_scheduler
+        if self.trainable():
+            self._outer(self.trainable())  # what is wrong with its arguments shows now, not when the run has begun
         self.seed = torch.initial_seed() if seed is None else seed
 
         # Where phi comes from, in plain values, for those who meet it far from this run; `l2l fit` knows the data, too.
@@ -146,16 +149,39 @@ class MetaOptimizerModule(L.LightningModule):
         self._race: Race | None = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        parameters = [parameter for parameter in self.rule.parameters() if parameter.requires_grad]
+        parameters = self.trainable()
         if not parameters:
             raise InputError(f"model.rule: {type(self.rule).__name__} has no parameters to train.")
-        optimizer = self.outer_optimizer(parameters)
-        if self.outer_scheduler is None:
+        optimizer, scheduler = self._outer(parameters)
+        if scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.outer_scheduler(optimizer), "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _outer(self, parameters: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler | None]:
+        """The outer optimizer of these parameters, and its schedule."""
+        name = "optimizer"
+        try:
+            optimizer = self.outer_optimizer(parameters)
+            name = "lr_scheduler"
+            return optimizer, None if self.outer_scheduler is None else self.outer_scheduler(optimizer)
+        except Exception as error:  # whatever others' classes raise for their arguments
+            words = " ".join(str(error).split())
+            raise InputError(f"model.{name} cannot be built: {type(error).__name__}: {words}.") from error
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Those parameters phi that the outer optimizer moves."""
+        return [parameter for parameter in self.rule.parameters() if parameter.requires_grad]
+
+    def setup(self, stage: str) -> None:
+        """Try the optimizee on the DataModule's extremes now: a rare label beyond its classes would come up any time.
+
+        Raises:
+            InputError: if the optimizee cannot read them.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        trial = datamodule.trial_data() if isinstance(datamodule, ProblemDataModule) else {}
+        if trial:
+            self.problems.try_on(trial)
 
     # Training
 

@@ -5,9 +5,11 @@ import errno
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -31,6 +33,22 @@ _NOISE = re.compile(
 class OneSentenceParser(LightningArgumentParser):
     """Prints one sentence instead of the usage of some hundred options."""
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse, and say in one sentence which numbers or values are out of any range."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except OverflowError as error:
+            raise InputError(f"A number on the command line is too large: {error}.") from error
+
+    def instantiate_classes(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the objects; jsonargparse hides mistakes in one of several possible types in words of its own."""
+        try:
+            return super().instantiate_classes(*args, **kwargs)
+        except (ValueError, TypeError) as error:
+            if find(error) is None and _NOISE.search(str(error)):
+                raise InputError(condense(str(error))) from error
+            raise
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and exit with status 2."""
         mistake = find(ex)
@@ -48,6 +66,11 @@ def find(error: BaseException | None) -> Exception | None:
             return RunError(f"The system refuses what the run needs ({error.strerror}{where}); {GO_ON}.")
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             return RunError(f"Another process of this run has ended or does not answer; {GO_ON}.")
+        if isinstance(error, MemoryError | torch.OutOfMemoryError | RuntimeError) and _asks_too_much(error):
+            return InputError(
+                "This needs more memory than there is; make sizes such as problems, dim, hidden_size, layers or "
+                f"batch_size smaller ({first_words(error)})."
+            )
         error = error.__cause__ or error.__context__
     return None
 
@@ -55,6 +78,19 @@ def find(error: BaseException | None) -> Exception | None:
 # What the disk or the system refuses: full, over the quota, read-only, not permitted, broken, too many open files.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE)
 GO_ON = "l2l fit with --ckpt_path last goes on from the run's last checkpoint"
+# What torch says of tensors that are too large, where it has no class for it.
+_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|size calculation overflowed|out of memory", re.IGNORECASE
+)
+
+
+def _asks_too_much(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or _MEMORY.search(str(error)) is not None
+
+
+def first_words(error: BaseException) -> str:
+    """The beginning of what an error says, in one line."""
+    return textwrap.shorten(" ".join(str(error).split()), 150, placeholder=" ...") or type(error).__name__
 
 
 def condense(message: str) -> str:

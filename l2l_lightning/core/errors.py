@@ -1,6 +1,6 @@
 """The two exceptions that the command line prints as one sentence: what a user got wrong, and what ended a run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -11,11 +11,44 @@ class RunError(RuntimeError):
     """One sentence: why a run that was set up well cannot go on, such as a full disk, and what is left of it."""
 
 
+MOST = 10**12  # of anything that is counted: products of a few such numbers are still ones that torch understands
+MOST_PARTS = 1_000  # of what is built or stepped through one by one, such as layers
+LARGEST = 3.4e38  # what single precision holds
+
+
 def check_positive_int(owner: object, **values: int) -> None:
-    """Raise InputError unless every value is an integer of at least 1 (``True`` is not an integer here)."""
+    """Raise InputError unless every value is an integer from 1 to 10^12 (``True`` is not an integer here)."""
+    _check_int(owner, 1, MOST, "a positive integer", values)
+
+
+def check_parts(owner: object, **values: int) -> None:
+    """Raise InputError unless every value is an integer from 1 to 1,000."""
+    _check_int(owner, 1, MOST_PARTS, "a positive integer", values)
+
+
+def check_non_negative_int(owner: object, **values: int) -> None:
+    """Raise InputError unless every value is an integer from 0 to 10^12."""
+    _check_int(owner, 0, MOST, "an integer of at least 0", values)
+
+
+def check_seed(owner: object, seed: int | None) -> None:
+    """Raise InputError unless the seed is None or an integer of 64 bits."""
+    if seed is not None:
+        _check_int(owner, -(2**63), 2**64 - 1, "an integer of 64 bits", {"seed": seed})
+
+
+def _check_int(owner: object, least: int, most: int, kind: str, values: dict[str, int]) -> None:
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{type(owner).__name__}: {name} must be a positive integer, got {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            limit = f" of at most {most:,}" if isinstance(value, int) and value > most else ""
+            raise InputError(f"{type(owner).__name__}: {name} must be {kind}{limit}, got {_shown(value)}.")
+
+
+def _shown(value: object) -> str:
+    """The value in few words; Python writes no integers of more than some thousand digits."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)
 
 
 def check_positive_ints(owner: object, count: int | None = None, **values: Sequence[int]) -> None:
@@ -28,22 +61,31 @@ def check_positive_ints(owner: object, count: int | None = None, **values: Seque
 
 
 def check_positive(owner: object, **values: float) -> None:
-    """Raise InputError unless every value is a finite number above 0."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise InputError(f"{type(owner).__name__}: {name} must be a positive number, got {value!r}.")
+    """Raise InputError unless every value is a number above 0 that single precision holds."""
+    _check_number(owner, "a positive number", lambda value: value > 0, values)
 
 
 def check_non_negative(owner: object, **values: float) -> None:
-    """Raise InputError unless every value is a finite number of at least 0."""
+    """Raise InputError unless every value is a number of at least 0 that single precision holds."""
+    _check_number(owner, "a number of at least 0", lambda value: value >= 0, values)
+
+
+def check_finite(owner: object, **values: float) -> None:
+    """Raise InputError unless every value is a number that single precision holds."""
+    _check_number(owner, "a finite number", lambda value: True, values)
+
+
+def _check_number(owner: object, kind: str, holds: Callable[[float], bool], values: dict[str, float]) -> None:
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise InputError(f"{type(owner).__name__}: {name} must be a number of at least 0, got {value!r}.")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not -LARGEST <= value <= LARGEST or not holds(value):
+            limit = f" of at most {LARGEST}" if number and value > LARGEST else ""
+            raise InputError(f"{type(owner).__name__}: {name} must be {kind}{limit}, got {_shown(value)}.")
 
 
 def check_choice(owner: object, choices: Iterable[str], **values: str) -> None:
     """Raise InputError unless every value is one of the choices."""
     choices = list(choices)
     for name, value in values.items():
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise InputError(f"{type(owner).__name__}: {name} must be one of {', '.join(choices)}, got {value!r}.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2l_lightning.core.errors import InputError, check_positive_int
+from l2l_lightning.core.errors import InputError, check_non_negative_int, check_positive_int
 
 
 def round_up(steps: int, unroll: int, name: str) -> int:
@@ -110,8 +110,7 @@ class Stage:
     high: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.after, bool) or not isinstance(self.after, int) or self.after < 0:
-            raise InputError(f"Stage: after must be a number of windows of at least 0, got {self.after!r}.")
+        check_non_negative_int(self, after=self.after)
         _check_range(self, self.low, self.high)
 
 

@@ -85,6 +85,11 @@ class Problems:
             )
         return losses
 
+    def try_on(self, data: Data) -> None:
+        """One loss on data whose leaves lack the dimension of problems; raises what ``losses`` does."""
+        theta = self.layout.flatten(dict(self.template.named_parameters()))
+        self.losses(theta.unsqueeze(0), {name: leaf.to(theta.device).unsqueeze(0) for name, leaf in data.items()})
+
     def losses_and_grads(self, theta: Tensor, data: Data, create_graph: bool = False) -> tuple[Tensor, Tensor]:
         """Losses (B,) and gradients (B, n); both constants unless ``create_graph``. Works under ``no_grad`` too.
 

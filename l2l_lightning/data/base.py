@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from l2l_lightning.core.errors import check_non_negative, check_positive_int
+from l2l_lightning.core.errors import check_non_negative_int, check_positive_int, check_seed
 from l2l_lightning.core.horizon import round_up
 from l2l_lightning.core.random import Split, Stream, keyed_generator
 from l2l_lightning.core.window import Data, Window
@@ -125,7 +125,8 @@ class ProblemDataModule(L.LightningDataModule):
             test_problems=test_problems,
             tuning_problems=tuning_problems,
         )
-        check_non_negative(self, num_workers=num_workers)
+        check_non_negative_int(self, num_workers=num_workers)
+        check_seed(self, seed)
         self.unroll = unroll
         self.problems = problems
         self.windows_per_epoch = windows_per_epoch
@@ -145,6 +146,10 @@ class ProblemDataModule(L.LightningDataModule):
     def prepare(self, batch: Data) -> Data:
         """Turn the batches of one point into what the optimizee reads, on the device they are on."""
         return batch
+
+    def trial_data(self) -> Data:
+        """Data of one problem, leaves without its dimension, that a misfitting optimizee fails on; none by default."""
+        return {}
 
     def held_out_data(self, split: Split, device: torch.device) -> Iterator[Data]:
         """Data, shared by all problems, on which final parameters are scored; none by default."""

@@ -3,10 +3,11 @@
 import importlib
 import inspect
 import pickle
+import textwrap
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -17,9 +18,21 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.data.plain_pickles import plain_pickles
 
-# What torchvision raises for files that are missing, truncated or of another format.
-UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError)
+
+class ImagePart(NamedTuple):
+    """The training or the test part of a dataset.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64, at least 0.
+        classes: their names, None where the dataset does not tell them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str] | None
 
 
 class ImageSource:
@@ -73,30 +86,42 @@ class ImageSource:
                 self._open(part, download=True)
             except InputError:
                 raise
-            except UNREADABLE as error:
+            except Exception as error:
                 raise InputError(
                     f"{self.name} could not be downloaded to {self.root!r} ({_one_line(error)}); put the files there "
                     "by hand, or set data.root to the folder that holds them."
                 ) from error
 
-    def read(self, part: str) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) uint8 and labels (N,) int64 of ``train`` or ``test``.
+    def read(self, part: str) -> ImagePart:
+        """The part called ``train`` or ``test``.
 
         Raises:
-            InputError: if the files are missing, unreadable, or hold images of different sizes.
+            InputError: if the files are missing, unreadable or damaged, or hold images of different sizes.
         """
         try:
-            images, labels = self._tensors(self._open(part))
+            dataset = self._open(part)
+            images, labels = self._tensors(dataset)
         except InputError:
             raise
-        except UNREADABLE as error:
+        except Exception as error:  # a damaged file can make its reader fail in any way
             raise InputError(
                 f"There is no readable {self.name} in {self.root!r} ({_one_line(error)}); set data.root to the folder "
                 "that holds it, or data.download to true."
             ) from error
+        classes = getattr(dataset, "classes", None)
+        classes = [str(name) for name in classes] if isinstance(classes, list | tuple) else None
+        flaw = _flaw(images, labels, classes) or self._wrong_size(images)
+        if flaw:
+            raise InputError(f"The {part} part of {self.name} in {self.root!r} is damaged: {flaw}.")
         if self.image_size and images.shape[-2:] != (self.image_size, self.image_size):
             images = transforms.resize(images, [self.image_size, self.image_size])
-        return images, labels
+        return ImagePart(images, labels.long(), classes)
+
+    def _wrong_size(self, images: Tensor) -> str | None:
+        """The header of an MNIST file may say 14 x 56; all that comes in this format is 28 x 28."""
+        if issubclass(self.kind, datasets.MNIST) and images.shape[1:] != (1, 28, 28):
+            return f"its images are {tuple(images.shape[1:])} instead of (1, 28, 28)"
+        return None
 
     def _open(self, part: str, **extra: Any) -> Dataset:
         chosen, root, parameters = self.part_arguments[part], self.root, inspect.signature(self.kind).parameters
@@ -109,9 +134,11 @@ class ImageSource:
                 chosen, root = {}, str(Path(root) / part)
         check = nullcontext() if self.check_md5 else patch("torchvision.datasets.utils.check_md5", return_value=True)
         try:
-            with check:
+            with check, plain_pickles():
                 return self.kind(root, **self.arguments, **chosen, **extra)
         except TypeError as error:
+            if "argument" not in str(error):
+                raise
             raise InputError(f"data.dataset_args do not fit {self.name}: {_one_line(error)}.") from error
 
     def _tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
@@ -123,10 +150,20 @@ class ImageSource:
                 images = images.unsqueeze(1)
             elif images.shape[1] not in (1, 3):
                 images = images.permute(0, 3, 1, 2).contiguous()
-            return images, torch.as_tensor(labels, dtype=torch.int64)
-        pairs = [dataset[index] for index in range(len(dataset))]
-        images = torch.stack([self._as_tensor(image) for image, _ in pairs])
-        return images, torch.tensor([label for _, label in pairs], dtype=torch.int64)
+            return images, torch.as_tensor(labels)
+        pairs = [self._pair(dataset, index) for index in range(len(dataset))]
+        if not pairs:
+            raise ValueError("it is empty")
+        return torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
+
+    def _pair(self, dataset: Any, index: int) -> tuple[Tensor, Any]:
+        try:
+            image, label = dataset[index]
+            return self._as_tensor(image), label
+        except Exception as error:
+            files = getattr(dataset, "samples", None)
+            where = Path(files[index][0]).name if isinstance(files, list) else f"image {index}"
+            raise ValueError(f"{where}: {_one_line(error)}") from error
 
     def _as_tensor(self, image: Any) -> Tensor:
         pixels = image if isinstance(image, Tensor) else transforms.pil_to_tensor(image)
@@ -147,5 +184,25 @@ def _find(name: str) -> type:
     return found
 
 
+def _flaw(images: Tensor, labels: Tensor, classes: list[str] | None) -> str | None:
+    """What is wrong with images, which should be (N, C, H, W) uint8, and labels, (N,) integers; None if nothing is."""
+    if images.dim() != 4 or not images.numel():
+        return f"its images are an array {tuple(images.shape)}"
+    if images.dtype != torch.uint8 or images.layout != torch.strided:
+        return f"its pixels are {images.dtype} instead of torch.uint8"
+    if labels.shape != images.shape[:1]:
+        return f"it has {len(images)} images, but labels of shape {tuple(labels.shape)}"
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        return f"its labels are {labels.dtype} instead of integers"
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (classes is not None and high >= len(classes)):
+        known = "labels start at 0" if classes is None else f"there are {len(classes)} classes, 0 to {len(classes) - 1}"
+        return f"its labels go from {low} to {high}, but {known}"
+    return None
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """The error's own first sentence, after its name where the words say little alone."""
+    words = textwrap.shorten(" ".join(str(error).split()).partition(". ")[0], 200, placeholder=" ...")
+    telling = words and isinstance(error, OSError | RuntimeError | ValueError | TypeError | pickle.UnpicklingError)
+    return words if telling else f"{type(error).__name__} {words}".strip()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2l_lightning.core.errors import InputError, check_positive, check_positive_int
+from l2l_lightning.core.errors import InputError, check_finite, check_positive, check_positive_int
 from l2l_lightning.core.random import Split
 from l2l_lightning.core.window import Data
 from l2l_lightning.data.base import ProblemDataModule
@@ -27,8 +27,7 @@ class ImageDataModule(ProblemDataModule):
         root: folder of the files, as torchvision lays them out.
         download: let torchvision download what is missing.
         check_md5: refuse files whose md5 is not the original's; with ``download``, such files are replaced by the
-            originals. CIFAR's files are pickles, which run code when they are read: switch the check off only for
-            files of your own.
+            originals. Files that the check would refuse are still read safely: code in CIFAR's pickles is not run.
         dataset_args: further arguments of the dataset's constructor.
         train_args: those that select the training images, where neither ``train`` nor ``split`` does; for ``EMNIST``
             ``{split: letters, train: true}``.
@@ -92,6 +91,10 @@ class ImageDataModule(ProblemDataModule):
         check_positive_int(self, **{name: size for name, size in sizes.items() if size is not None})
         channel_stds = std if isinstance(std, Sequence) else [std]
         check_positive(self, **{f"std[{i}]" if len(channel_stds) > 1 else "std": s for i, s in enumerate(channel_stds)})
+        channel_means = mean if isinstance(mean, Sequence) else [mean]
+        check_finite(
+            self, **{f"mean[{i}]" if len(channel_means) > 1 else "mean": m for i, m in enumerate(channel_means)}
+        )
         self.source = ImageSource(dataset, root, dataset_args, train_args, test_args, check_md5, image_size)
         self.download = download
         self.validation_images = validation_images
@@ -111,8 +114,13 @@ class ImageDataModule(ProblemDataModule):
     def setup(self, stage: str) -> None:
         if self._images is not None:
             return
-        (images, labels), (test_images, test_labels) = self.source.read("train"), self.source.read("test")
+        (images, labels, classes), (test_images, test_labels, test_classes) = map(self.source.read, ("train", "test"))
         self._check_sizes(images, test_images)
+        if classes != test_classes:
+            raise InputError(
+                f"{type(self).__name__}: the training part of {self.source.name} in {self.source.root!r} "
+                f"has {_listed(classes)}, the test part {_listed(test_classes)}; both must have the same."
+            )
         self._images, self._labels = torch.cat((images, test_images)), torch.cat((labels, test_labels))
         held_back = len(images) - self.validation_images
         self._split_sizes = {
@@ -185,10 +193,20 @@ class ImageDataModule(ProblemDataModule):
         pixels = self._images[index[..., None, None], :, rows[..., :, None], columns[..., None, :]]
         return pixels.movedim(-1, -3)
 
+    def trial_data(self) -> Data:
+        """Two images of the largest label."""
+        assert self._labels is not None, "setup() comes first"
+        return self.prepare({"index": self._labels.argmax().expand(2)})
+
     def held_out_data(self, split: Split, device: torch.device) -> Iterator[Data]:
         first, last = self._split_sizes[split]
         for index in torch.arange(first, last, device=device).split(self.score_chunk):
             yield self.prepare({"index": index})
+
+
+def _listed(classes: list[str] | None) -> str:
+    shown = [] if classes is None else classes[:10]
+    return f"the {len(classes or ())} classes {', '.join(shown)}{' ...' if len(classes or ()) > 10 else ''}"
 
 
 class MNISTDataModule(ImageDataModule):

@@ -41,6 +41,8 @@ class FromModule(OptimizeeModule):
         target: str = "label",
     ) -> None:
         super().__init__()
+        if next(module.parameters(), None) is None:
+            raise InputError(f"FromModule: {type(module).__name__} has no parameters to optimize.")
         for name, parameter in module.named_parameters():
             if isinstance(parameter, nn.parameter.UninitializedParameter):
                 raise InputError(f"FromModule: {name} is lazy and has no shape yet; call the module once before.")

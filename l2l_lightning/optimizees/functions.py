@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from l2l_lightning.core.errors import InputError, check_positive_int
+from l2l_lightning.core.errors import InputError, check_finite, check_positive_int
 from l2l_lightning.core.window import Data
 from l2l_lightning.optimizees.base import OptimizeeModule
 
@@ -54,8 +54,9 @@ class TestFunction(Function):
 
     def __init__(self, dim: int, low: float, high: float) -> None:
         super().__init__(dim)
-        if not -math.inf < low < high < math.inf:
-            raise InputError(f"{type(self).__name__}: low must be below high and both finite, got {low} and {high}.")
+        check_finite(self, low=low, high=high)
+        if low >= high:
+            raise InputError(f"{type(self).__name__}: low must be below high, got {low} and {high}.")
         self.low, self.high = low, high
 
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -103,6 +104,7 @@ class Rosenbrock(TestFunction):
 
     def __init__(self, dim: int = 2, a: float = 1.0, b: float = 100.0, low: float = -2.0, high: float = 2.0) -> None:
         super().__init__(dim, low, high)
+        check_finite(self, a=a, b=b)
         if dim < 2 or (a != 1 and dim > 2):
             raise InputError(f"Rosenbrock: dim must be 2, or more where a is 1, got dim={dim} and a={a}.")
         self.a, self.b = a, b

@@ -52,8 +52,9 @@ class HandmadeRule(UpdateRule):
         return {name: torch.zeros_like(theta) for name in self.state_leaves}
 
     def _check_decay(self, **values: float) -> None:
+        check_non_negative(self, **values)
         for name, value in values.items():
-            if not 0 <= value < 1:
+            if value >= 1:
                 raise InputError(f"{type(self).__name__}: {name} must be in [0, 1), got {value!r}.")
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from l2l_lightning.core.errors import InputError, check_choice, check_positive, check_positive_int
+from l2l_lightning.core.errors import InputError, check_choice, check_parts, check_positive, check_positive_int
 from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.rules.base import UpdateRule, overwrite
@@ -80,7 +80,8 @@ class SoftmaxMLP(Head):
 
     def __init__(self, hidden_layers: int = 1, hidden_size: int = 50) -> None:
         super().__init__()
-        check_positive_int(self, hidden_layers=hidden_layers, hidden_size=hidden_size)
+        check_parts(self, hidden_layers=hidden_layers)
+        check_positive_int(self, hidden_size=hidden_size)
         self.hidden_layers, self.hidden_size = hidden_layers, hidden_size
 
     def build(self, inputs: int) -> None:
@@ -115,7 +116,8 @@ class SoftmaxRecurrent(Head):
     def __init__(self, cell: Literal["gru", "lstm"] = "gru", layers: int = 1, hidden_size: int = 20) -> None:
         super().__init__()
         check_choice(self, self.cells_by_name, cell=cell)
-        check_positive_int(self, layers=layers, hidden_size=hidden_size)
+        check_parts(self, layers=layers)
+        check_positive_int(self, hidden_size=hidden_size)
         self.cell, self.layers, self.hidden_size = cell, layers, hidden_size
 
     def build(self, inputs: int) -> None:

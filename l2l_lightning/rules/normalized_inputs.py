@@ -10,7 +10,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from l2l_lightning.core.errors import InputError, check_choice, check_non_negative, check_positive, check_positive_int
+from l2l_lightning.core.errors import (
+    InputError,
+    check_choice,
+    check_non_negative,
+    check_parts,
+    check_positive,
+    check_positive_int,
+)
 from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.rules.base import UpdateRule
@@ -22,7 +29,6 @@ Reference = Literal["midpoint", "current"]
 Output = Literal["softmax", "tanh"]
 MAGNITUDES = 10
 SECOND_DECAY = 0.999
-LONGEST = 10_000  # steps of a history that no parameter's shape bounds
 
 
 def normalize(history: Tensor) -> Tensor:
@@ -129,9 +135,7 @@ class MeanNormalizedGradient(HandmadeRule):
         trainable: bool = False,
     ) -> None:
         super().__init__(lr, trainable)
-        check_positive_int(self, k=k)
-        if k > LONGEST:
-            raise InputError(f"MeanNormalizedGradient: k must be at most {LONGEST}, got {k}.")
+        check_parts(self, k=k)
         check_choice(self, get_args(Reference), reference=reference)
         self.k, self.sign_only, self.reference, self.decay = k, sign_only, reference, decay
 
@@ -191,7 +195,8 @@ class NormalizedInputs(UpdateRule):
         noise: float = 0.0,
     ) -> None:
         super().__init__()
-        check_positive_int(self, k=k, hidden_size=hidden_size)
+        check_parts(self, k=k)
+        check_positive_int(self, hidden_size=hidden_size)
         check_schedule(self, eta_min=eta_min)
         check_choice(self, get_args(Reference), reference=reference)
         check_choice(self, get_args(Output), output=output)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from l2l_lightning.core.errors import check_positive_int
+from l2l_lightning.core.errors import check_finite, check_parts, check_positive_int
 from l2l_lightning.core.rule import Record, RuleInput
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.rules.base import UpdateRule
@@ -127,7 +127,7 @@ class CoordinatewiseNetwork(UpdateRule):
         preprocessing: how gradients are presented to the network; LogAndSign with p = 10 where none is given.
 
     Raises:
-        InputError: for sizes that are not positive integers or a scale that is not positive.
+        InputError: for more than 1,000 layers, sizes that are not positive integers, or a scale that is not positive.
     """
 
     coordinatewise = True
@@ -142,7 +142,8 @@ class CoordinatewiseNetwork(UpdateRule):
         preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
-        check_positive_int(self, layers=layers, hidden_size=hidden_size)
+        check_parts(self, layers=layers)
+        check_positive_int(self, hidden_size=hidden_size)
         check_schedule(self, output_scale=output_scale)
         self.layers = layers
         self.hidden_size = hidden_size
@@ -200,6 +201,7 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
         forget_bias: float = 1.0,
     ) -> None:
         super().__init__(layers, hidden_size, output_scale, preprocessing)
+        check_finite(self, forget_bias=forget_bias)
         self.forget_bias = forget_bias
         for cell in self.cells:
             nn.init.constant_(cell.bias[hidden_size : 2 * hidden_size], forget_bias)  # type: ignore[index]

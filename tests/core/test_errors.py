@@ -8,9 +8,9 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (check_positive_int, [1, 7, 10**30], [0, -1, True, 1.0, "1", None, [1]]),
-        (check_positive, [1, 5e-324, 1e308], [0, 0.0, -1, True, NAN, INF, "1", None]),
-        (check_non_negative, [0, 0.0, -0.0, 1e308], [-1, -5e-324, False, NAN, INF, "0", None]),
+        (check_positive_int, [1, 7, 10**12], [0, -1, True, 1.0, "1", None, [1]]),
+        (check_positive, [1, 5e-324, 3e38], [0, 0.0, -1, True, NAN, INF, "1", None]),
+        (check_non_negative, [0, 0.0, -0.0, 3e38], [-1, -5e-324, False, NAN, INF, "0", None]),
         (lambda owner, **values: check_choice(owner, ("a", "b"), **values), ["a", "b"], ["c", "", "A", None, 0]),
     ],
     ids=["positive_int", "positive", "non_negative", "choice"],
