@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from filelock import BaseFileLock
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from l2l_lightning import checkpoint, strict_yaml, user_errors
 from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
@@ -160,7 +160,7 @@ class L2LCLI(LightningCLI):
     def _run_logger(self) -> TensorBoardLogger:
         """TensorBoard events in a folder that is this run's alone."""
         save_dir, name, version = self.run_folder
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if not _get_rank():  # None in a single process
             if version is None:
                 self.claimed = claim_version(save_dir / name)
                 version = self.claimed.name

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,11 +27,32 @@ def start(words: Sequence[str], said: Path, environment: Mapping[str, str] | Non
     return process
 
 
+def start_ranks(words: Sequence[str], said: Path, count: int, strategy: str | None = "ddp") -> list[ForkServerProcess]:
+    """``l2l WORDS`` in several processes that know of each other, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    run = {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1"}
+    size = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    options = ["--trainer.devices", str(count), *(["--trainer.strategy", strategy] if strategy else [])]
+    return [
+        start([*words, *options], said, address | run | size | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(count)
+    ]
+
+
 def finish(words: Sequence[str], said: Path, environment: Mapping[str, str] | None = None, timeout: float = 200) -> int:
     """The exit status."""
     process = start(words, said, environment)
+    return join(process, said, timeout)
+
+
+def join(process: ForkServerProcess, said: Path, timeout: float = 200) -> int:
+    """The exit status of a process that must end."""
     process.join(timeout)
-    assert not process.is_alive(), said.read_text()
+    if process.is_alive():
+        process.kill()
+        raise AssertionError(f"still running: {said.read_text()}")
     return status(process)
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from l2l_lightning import exported
 from l2l_lightning.core.errors import InputError
 
-SECONDS = 2.0
+SECONDS = 10.0  # a fraction of one where the machine has nothing else to do
 TALLY = "crafted and mutated files refused"
 
 

@@ -10,12 +10,12 @@ import processes
 import pytest
 import small
 import tally
+from effort import FULL
 from test_resume import assert_same_training, scalars
 
 from l2l_lightning import checkpoint
 
-FULL = os.environ.get("L2L_RELIABILITY") == "full"
-KILLS = 20 if FULL else 6
+KILLS = 20 if FULL else 5
 RUN = "quadratic_smoke/version_0"
 # A checkpoint after every window, so that many kills come while one is being written.
 OFTEN = ("--last_checkpoint.every_seconds", "1e-9", "--trainer.log_every_n_steps", "1")

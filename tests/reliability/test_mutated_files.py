@@ -1,6 +1,5 @@
 """Real files with random damage: they are read, or refused with an InputError, soon, and nothing is written."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,14 +8,13 @@ from typing import Any
 import small
 import strangers
 import torch
-from hypothesis import given, settings
+from effort import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from strangers import read_or_refused
 
 from l2l_lightning import LearnedOptimizer, checkpoint, exported
 from l2l_lightning.commands import compare
-
-examples = settings(max_examples=2_000 if os.environ.get("L2L_RELIABILITY") == "full" else 60)
 
 TENSORS = st.sampled_from(
     [
@@ -126,7 +124,7 @@ def open_everywhere(path: Path) -> None:
         assert not out.exists() or not read_or_refused(lambda: exported.load(out))
 
 
-@examples
+@examples(40, 2_000)
 @given(st.data())
 def test_bytes_of_an_exported_file(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +133,7 @@ def test_bytes_of_an_exported_file(data: st.DataObject) -> None:
         open_everywhere(path)
 
 
-@examples
+@examples(40, 2_000)
 @given(st.data())
 def test_bytes_of_a_checkpoint(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -144,7 +142,7 @@ def test_bytes_of_a_checkpoint(data: st.DataObject) -> None:
         open_everywhere(path)
 
 
-@examples
+@examples(40, 2_000)
 @given(st.data())
 def test_bytes_of_a_checkpoint_s_pickle(data: st.DataObject) -> None:
     """Within an archive that is whole, so that the damage reaches the unpickler."""
@@ -153,7 +151,7 @@ def test_bytes_of_a_checkpoint_s_pickle(data: st.DataObject) -> None:
         open_everywhere(path)
 
 
-@examples
+@examples(40, 2_000)
 @given(st.data())
 def test_values_of_a_description(data: st.DataObject) -> None:
     description, _ = strangers.described()
@@ -162,7 +160,7 @@ def test_values_of_a_description(data: st.DataObject) -> None:
         open_everywhere(strangers.raw_rule_file(Path(folder, "rule.safetensors"), description))
 
 
-@examples
+@examples(40, 2_000)
 @given(st.data())
 def test_values_of_a_checkpoint(data: st.DataObject) -> None:
     content = strangers.saved()
