@@ -147,6 +147,7 @@ class MetaOptimizerModule(L.LightningModule):
         self.comparison = HeldOutComparison(rule, self.problems, baselines or Baselines(), rates or ())
         self.results: dict[str, Result] = {}  # of the newest validation or test
         self._race: Race | None = None
+        self._resumed = False  # and the state has not been used yet
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = self.trainable()
@@ -188,8 +189,8 @@ class MetaOptimizerModule(L.LightningModule):
     def on_train_start(self) -> None:
         self._move_problems()
         self._compiled = False
-        resumed = self.trainer.ckpt_path is not None and self.inner is not None
-        self.inner = self.inner.to(self.device) if resumed else None  # type: ignore[union-attr]
+        self._resumed = self.trainer.ckpt_path is not None and self.inner is not None
+        self.inner = self.inner.to(self.device) if self._resumed else None  # type: ignore[union-attr]
 
     def _move_problems(self) -> None:
         """The optimizee is no submodule, so Lightning does not move it."""
@@ -203,7 +204,9 @@ class MetaOptimizerModule(L.LightningModule):
             if self.stagger:
                 self.inner.lifetime = stagger(self.inner.lifetime, self.unroll)
         else:
-            self._check_resumed(self.inner, batch)
+            if self._resumed:
+                self._check_resumed(self.inner, batch)
+                self._resumed = False
             due = self.inner.due
             count = int(due.sum())
             if count:
@@ -322,6 +325,15 @@ class MetaOptimizerModule(L.LightningModule):
                 f"configuration has {expected[0]} of {expected[1]}; resume with the configuration of its own run, "
                 "or set model.init_from to the checkpoint to start a new run from its rule."
             )
+        for name, own, saved in (
+            ("rule's", self.rule.init_state(inner.theta), inner.rule),
+            ("instances'", window.instance, inner.instance),
+        ):
+            if {key: leaf.shape for key, leaf in own.items()} != {key: leaf.shape for key, leaf in saved.items()}:
+                raise InputError(
+                    f"The {name} part of the checkpoint's inner state has other leaves or shapes than this "
+                    "configuration; resume with the configuration of its own run."
+                )
 
     # Validation and test
 

@@ -89,3 +89,28 @@ def test_last_goes_on_in_the_folder_of_the_newest_run(tmp_path: Path) -> None:
     assert_same_training(
         *(folder / "version_0/checkpoints/last.ckpt" for folder in (runs, tmp_path / "whole/quadratic_smoke"))
     )
+
+
+def test_baselines_that_the_checkpoint_does_not_know_are_tuned(runs: Path, tmp_path: Path) -> None:
+    last = runs / "quadratic_smoke/version_0/checkpoints/last.ckpt"
+    small.l2l("validate", tmp_path, "--ckpt_path", str(last), "--model.baselines.rules", "[SGD]")
+    small.l2l(
+        "fit",
+        tmp_path,
+        *("--ckpt_path", str(last), "--trainer.max_epochs", "4", "--model.baselines.rules", "[SGD]"),
+    )
+    rates = checkpoint.read(tmp_path / "quadratic_smoke/version_0/checkpoints/last.ckpt")[checkpoint.KEY]
+    assert "SGD" in rates["baseline_rates"]
+
+
+@pytest.mark.parametrize(
+    ("part", "leaf"), [("rule", {"h0": torch.zeros(3, 16, 5)}), ("rule", {}), ("instance", {"W": torch.zeros(16, 5)})]
+)
+def test_an_inner_state_of_another_shape_is_refused(
+    runs: Path, tmp_path: Path, part: str, leaf: dict[str, Tensor]
+) -> None:
+    content = checkpoint.read(runs / "quadratic_smoke/version_0/checkpoints/last.ckpt")
+    content[checkpoint.KEY]["processes"][0]["inner"][part] = leaf
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(SystemExit, match=f"The {part}.* part of the checkpoint's inner state has other leaves"):
+        small.l2l("fit", tmp_path, "--ckpt_path", str(tmp_path / "other.ckpt"), "--trainer.max_epochs", "9")

@@ -285,7 +285,7 @@ class HeldOutComparison:
         """A race on the split's problems, with the baselines unless they ran before or cannot be tuned."""
         contenders = [self._learned(tuning_windows)]
         if split not in self._finished and tuning_windows is not None:
-            if not self.rates and self.baselines.rules:
+            if not self.baselines.rules.keys() <= self.rates.keys():  # a checkpoint may know the rates of others
                 rank_zero_info(f"Tuning the learning rates of {', '.join(self.baselines.rules)} ...")
                 self.rates = self.baselines.tune(self.problems, tuning_windows)
             contenders += self.baselines.contenders(self.rates)
