@@ -6,7 +6,7 @@ CONFIG ?= configs/quadratic_lstm.yaml
 # Further options of the demo's training, such as ARGS="--trainer.max_epochs 1"
 ARGS ?=
 
-.PHONY: install demo test test-slow lint format bench docs audit clean
+.PHONY: install demo test test-slow test-reliability lint format bench docs audit clean
 
 install: $(INSTALLED)
 
@@ -24,6 +24,9 @@ test: install
 
 test-slow: install  ## the experiments behind the README's numbers, some 20 minutes
 	$(BIN)/python -m pytest -m slow
+
+test-reliability: install  ## kills, full disks, lost processes, strangers' files and bad configurations in full numbers
+	L2L_RELIABILITY=full $(BIN)/python -m pytest tests/reliability --timeout 7200
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,8 +2,8 @@
 
     python -m benchmarks.processes 1 2
 
-Every process has B problems of its own and one thread, as ``torchrun`` starts them; a step of one problem is one problem
-step. The efficiency is the ratio to as many times a single process.
+Every process has B problems of its own and one thread, as ``torchrun`` starts them; a step of one problem is one
+problem step. The efficiency is the ratio to as many times a single process.
 """
 
 import argparse
