@@ -50,8 +50,8 @@ def lock(folder: Path) -> FileLock:
         held.acquire(timeout=PATIENCE)
     except Timeout as error:
         raise InputError(
-            f"Another run is writing to {folder}; wait for its end, or give --ckpt_path a copy of its checkpoint in "
-            "another folder to go on beside it."
+            f"Another run is writing to {folder}; wait for its end, or give --ckpt_path the path of its checkpoint to "
+            "go on in a folder of its own."
         ) from error
     except OSError as error:
         raise InputError(f"{folder} cannot be written to ({error.strerror}).") from error
