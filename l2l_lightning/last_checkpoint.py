@@ -93,6 +93,10 @@ class LastCheckpoint(Checkpoint):
             self._publish(trainer)
             self._end_if(trainer, self._stop)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._active and not trainer.sanity_checking:  # a validation may be followed by a best checkpoint
+            self._check_phi(trainer, pl_module)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._active:
             return
@@ -109,12 +113,15 @@ class LastCheckpoint(Checkpoint):
         self._signals.release()
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._check_phi(trainer, pl_module)
+        trainer.save_checkpoint(self._draft, weights_only=False)
+
+    def _check_phi(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters()):
             raise RunError(
                 f"phi is not finite after window {trainer.global_step}, so it is not saved; "
                 f"{self.path} is the last good checkpoint, if there is one."
             )
-        trainer.save_checkpoint(self._draft, weights_only=False)
 
     def _flush(self, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:

@@ -287,28 +287,36 @@ class MetaOptimizerModule(L.LightningModule):
         return losses
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Skip the step, and count it, where the meta-gradient is not finite.
-
-        Raises:
-            RunError: after ``max_skipped_steps`` such steps in a row.
-        """
+        """Skip the step, and count it, where the meta-gradient is not finite; too many in a row end the training."""
         parameters = [parameter for parameter in self.rule.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
         if not torch.isfinite(norm):
             self.skipped_steps += 1
             self.skipped_in_a_row += 1
-            if self.skipped_in_a_row >= self.max_skipped_steps:
-                raise RunError(
-                    f"The meta-gradient was not finite in {self.skipped_in_a_row} windows in a row, so the training "
-                    f"ended after window {self.windows}; no step was taken on them, and the run's last checkpoint is "
-                    "good. Smaller steps of the rule, a shorter unroll or model.reset_norm may help."
-                )
+            self.trainer.should_stop |= self._stuck  # with a last checkpoint, and then in on_train_end
             for parameter in parameters:
                 parameter.grad = None  # torch optimizers leave such parameters and their state alone
             return
         self.skipped_in_a_row = 0
         if self._logs_now:
             self.log("train/grad_norm", norm)
+
+    @property
+    def _stuck(self) -> bool:
+        return self.skipped_in_a_row >= self.max_skipped_steps
+
+    def on_train_end(self) -> None:
+        """Say why the training ended where it is stuck.
+
+        Raises:
+            RunError: after ``max_skipped_steps`` meta-gradients in a row that were not finite.
+        """
+        if self._stuck:
+            raise RunError(
+                f"The meta-gradient was not finite in {self.skipped_in_a_row} windows in a row, so the training "
+                f"ended after window {self.windows}; no step was taken on them, and the run's last checkpoint is "
+                "good. Smaller steps of the rule, a shorter unroll or model.reset_norm may help."
+            )
 
     def _check_unroll(self, window: Window) -> None:
         if window.unroll != self.unroll:

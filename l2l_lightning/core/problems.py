@@ -118,7 +118,8 @@ class Problems:
     def _record(self, theta: Tensor, data: Data) -> Evaluation:
         self._evaluate(theta, data)  # an author's mistake shows here, in plain words
         try:
-            return make_fx(lambda theta, data: self._evaluate(theta, data))(theta.detach(), data)
+            with torch.autograd.set_detect_anomaly(False):  # which looks at values, and a recording has none
+                return make_fx(lambda theta, data: self._evaluate(theta, data))(theta.detach(), data)
         except Exception as error:  # what cannot be recorded is run as it is
             name = type(self.template).__name__
             warnings.warn(f"The optimizee {name} cannot be recorded and runs slower for it: {error}", stacklevel=2)

@@ -20,7 +20,7 @@ class InnerState:
         instance: the problems' own data, leaves (B, ...); empty where a problem is its data stream.
         age: (B,) int64, inner steps since the problem's reset.
         lifetime: (B,) int64, the age at which the problem is reset.
-        diverged: (B,) bool, a loss or gradient was not finite; the problem is reset at the next window.
+        diverged: (B,) bool, a loss, a gradient or theta was not finite; the problem is reset at the next window.
     """
 
     theta: Tensor

@@ -51,7 +51,7 @@ def unroll(
     ``replay`` repeats the steps of a sample of the coordinates, or of one block of them after another.
 
     A point whose loss or gradient is not finite counts neither in the meta-loss nor in its gradient, the rule sees a
-    zero gradient there, and the problem is marked as diverged.
+    zero gradient there, and the problem is marked as diverged; so is one whose theta is not finite at the end.
 
     Args:
         rule: a pure update rule, (RuleInput, state) -> (step (B, n), state).
@@ -112,7 +112,10 @@ def unroll(
     # The mean over the problems that count; 0/0 where none is left, which the caller sees as a meta-loss of nan.
     weights = weights / weights.sum()
     meta_loss = (weights * objective.value(counted)).sum()
-    if learns and not second_order:
+    if learns and second_order and theta.requires_grad:
+        # Where no problem counts, masks make a gradient of 0 of it; it shall be nan, as the meta-loss is.
+        meta_loss = WithGradient.apply(meta_loss, (0 * weights.sum()).expand_as(theta), theta)
+    elif learns and not second_order:
         weights = weights * objective.slope(counted)
         if replays:
             phi, gradients = replay(rule, state, curve, torch.stack(grads), weights, sample)  # type: ignore[arg-type]
@@ -129,6 +132,6 @@ def unroll(
         theta=theta.detach(),
         rule={name: leaf.detach() for name, leaf in (record.state if record else rule_state).items()},
         age=state.age + window.unroll,
-        diverged=state.diverged | ~alive.all(0),
+        diverged=state.diverged | ~alive.all(0) | ~theta.detach().isfinite().all(-1),
     )
     return Unrolled(meta_loss, curve.detach(), end)
