@@ -20,13 +20,13 @@ demo: install  ## train an LSTM optimizer on quadratics, then compare it on prob
 	$(BIN)/l2l test --config $(CONFIG) --ckpt_path best
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-slow: install  ## the experiments behind the README's numbers, some 20 minutes
 	$(BIN)/python -m pytest -m slow
 
 test-reliability: install  ## kills, full disks, lost processes, strangers' files and bad configurations in full numbers
-	L2L_RELIABILITY=full $(BIN)/python -m pytest tests/reliability --timeout 7200
+	L2L_RELIABILITY=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or not slow" tests/reliability --timeout 7200
 
 lint: install
 	$(BIN)/ruff check .

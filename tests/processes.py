@@ -22,7 +22,7 @@ def arguments(folder: Path, *more: str, config: Path = small.CONFIG) -> list[str
 
 def start(words: Sequence[str], said: Path, environment: Mapping[str, str] | None = None) -> ForkServerProcess:
     """``l2l WORDS``; what it prints goes to the end of a file."""
-    process = FORKS.Process(target=_main, args=(list(words), said, dict(environment or {})))
+    process = FORKS.Process(target=_main, args=(list(words), said, dict(environment or {})), daemon=True)
     process.start()
     return process
 

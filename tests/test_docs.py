@@ -18,7 +18,17 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("export", "inspect", "plot")  # in seconds; a compare as well, but for those of pretrained rules
 CHECKED = ("fit", "validate", "test", "compare")  # built from their options by --print_config
-NOT_OURS = ("git ", "make ", "tensorboard ", "python -m benchmarks", "pip ", "python examples/", "sbatch examples/")
+NOT_OURS = (
+    "git ",
+    "make ",
+    "tensorboard ",
+    "python -m benchmarks",
+    "pip ",
+    "python examples/",
+    "sbatch examples/",
+    "torchrun ",
+    "srun ",
+)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 

@@ -30,7 +30,7 @@ def sweep(folder: Path, said: Path, words: list[str]) -> None:
 
 def start(folder: Path, said: str, *words: str) -> processes.ForkServerProcess:
     options = ["--config", str(small.CONFIG), "--seeds", "1", *words]
-    process = processes.FORKS.Process(target=sweep, args=(folder, folder / said, options))
+    process = processes.FORKS.Process(target=sweep, args=(folder, folder / said, options), daemon=True)
     process.start()
     return process
 

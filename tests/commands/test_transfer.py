@@ -130,9 +130,9 @@ def test_init_from_starts_a_training_of_another_optimizee_from_phi_alone(trained
     small.l2l("fit", tmp_path, *seven, *still, "--model.init_from", str(trained))
     found = checkpoint.read(tmp_path / "quadratic_smoke" / "version_0" / "checkpoints" / "last.ckpt")
     assert all(torch.equal(value, phi(trained)[name]) for name, value in found["state_dict"].items())
-    inner, windows = (found["l2l_lightning"][key] for key in ("inner", "windows"))
-    assert inner["theta"].shape[-1] == 7
-    assert windows == found["global_step"]
+    saved = found["l2l_lightning"]
+    assert saved["processes"][0]["inner"]["theta"].shape[-1] == 7
+    assert saved["windows"] == found["global_step"]
 
 
 def test_init_from_refuses_another_rule_with_both_shapes(trained: Path, tmp_path: Path) -> None:

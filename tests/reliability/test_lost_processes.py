@@ -50,6 +50,7 @@ def test_a_killed_process_ends_the_whole_run_with_a_sentence_and_a_checkpoint(tm
     tally.count("processes of several killed")
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_the_run_after_the_timeout(tmp_path: Path) -> None:
     said, extra = tmp_path / "said", tmp_path / "ddp.yaml"
     strategy = "class_path: lightning.pytorch.strategies.DDPStrategy\n    init_args:\n      timeout: '0:00:05'"
@@ -123,6 +124,7 @@ def wait_for_windows(folder: Path, more_than: int, process: subprocess.Popen, sa
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_lightning_s_own_launcher_ends_all_when_the_process_it_started_is_killed(tmp_path: Path) -> None:
     said = tmp_path / "said"
     words = processes.arguments(tmp_path, *LONG, "--trainer.strategy", "ddp", "--trainer.devices", "2")
@@ -136,6 +138,7 @@ def test_lightning_s_own_launcher_ends_all_when_the_process_it_started_is_killed
     tally.count("processes of several killed")
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_killed_run_again_and_it_goes_on_by_itself(tmp_path: Path) -> None:
     said = tmp_path / "said"
     options = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--ckpt_path", "auto")
