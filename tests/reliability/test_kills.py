@@ -38,11 +38,15 @@ def test_a_run_killed_again_and_again_is_bit_identical_to_an_undisturbed_one(und
     words = processes.arguments(tmp_path, *OFTEN, "--trainer.max_epochs", str(4 * KILLS), "--ckpt_path", "auto")
     folder, said, chance = checkpoints(tmp_path), tmp_path / "said", random.Random(0)
     last, writing = folder / "last.ckpt", 0
+    unfinished = [folder / ".last.ckpt.draft", folder / "..last.ckpt.draft.part"]
     for kill in range(KILLS):
         before = last.stat().st_mtime_ns if last.exists() else 0
         process = processes.start(words, said)
         processes.wait_for(lambda before=before: last.exists() and last.stat().st_mtime_ns > before, process)
-        time.sleep(chance.uniform(0, 0.15))
+        if kill % 2:
+            time.sleep(chance.uniform(0, 0.15))
+        else:  # in the middle of the next checkpoint
+            processes.wait_for(lambda: any(path.exists() for path in unfinished), process)
         process.kill()
         process.join()
         assert processes.status(process) == -signal.SIGKILL, f"ended before kill {kill}: {said.read_text()}"
@@ -50,9 +54,10 @@ def test_a_run_killed_again_and_again_is_bit_identical_to_an_undisturbed_one(und
         assert found
         for path in found:
             checkpoint.read(path)
-        writing += len(list(folder.glob(".*")))
+        writing += any(path.exists() for path in unfinished)
         tally.count("kills survived")
         tally.count("checkpoints found whole after a kill", len(found))
+    tally.count("of these kills while a checkpoint was being written", writing)
     assert processes.finish(words, said) == 0, said.read_text()
     assert [path.name for path in (tmp_path / "quadratic_smoke").iterdir()] == ["version_0"]
     assert_same_training(*(checkpoints(root) / "last.ckpt" for root in (undisturbed, tmp_path)))
