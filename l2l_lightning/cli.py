@@ -172,7 +172,7 @@ class L2LCLI(LightningCLI):
 
 def quiet_lightning() -> None:
     """Hide Lightning's advertisement, a deprecation that it causes itself, and remarks on what is meant to be so."""
-    for remark in ("LeafSpec", "dirpath has changed", "LightningCLI's args parameter"):
+    for remark in ("LeafSpec", "dirpath has changed", "LightningCLI's args parameter", "Checkpoint directory"):
         warnings.filterwarnings("ignore", message=f".*{remark}")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "litlogger" not in str(line.msg))
 

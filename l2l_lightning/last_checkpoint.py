@@ -140,7 +140,7 @@ class LastCheckpoint(Checkpoint):
         if not signum:
             return
         name, step = signal.Signals(signum).name, trainer.global_step
-        rank_zero_info(f"Ended by {name} after window {step}; --ckpt_path {self.path} goes on from there.")
+        rank_zero_info(f"Ended by {name} after window {step}; --ckpt_path last goes on from {self.path}.")
         # Lightning kills the main process where one of those that it started ends with another status than 0.
         raise SystemExit(128 + signum if trainer.is_global_zero else 0)
 
