@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 
@@ -36,6 +37,21 @@ def largest(*values: int, device: torch.device) -> list[int]:
     agreed = torch.tensor(values, device=device)
     dist.all_reduce(agreed, dist.ReduceOp.MAX)
     return agreed.tolist()
+
+
+def say_processes(before: int, now: int) -> None:
+    """Say what changes where a run goes on with another number of processes than wrote its checkpoint."""
+    if before == now:
+        return
+    change = (
+        f"the problems of {before - now} of them are left behind"
+        if now < before
+        else f"{now - before} of them start with new problems"
+    )
+    rank_zero_info(
+        f"The checkpoint was written by {before} process(es), this run has {now}: {change}, and an outer step "
+        f"averages over {now} times B problems instead of {before} times."
+    )
 
 
 def _several() -> bool:

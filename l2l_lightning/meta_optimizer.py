@@ -19,11 +19,11 @@ from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split, Stream, keyed_generator
 from l2l_lightning.core.sampling import CoordinateSample, check_sampled, sample_coordinates
-from l2l_lightning.core.state import InnerState, fresh_state, reset_problems
+from l2l_lightning.core.state import InnerState, check_resumed, fresh_state, reset_problems
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
 from l2l_lightning.data.base import ProblemDataModule
-from l2l_lightning.distributed import concatenate, gather
+from l2l_lightning.distributed import concatenate, gather, say_processes
 from l2l_lightning.evaluation.compare import LEARNED, Baselines, HeldOutComparison, Race, Result
 from l2l_lightning.evaluation.report import ratio_to_best_baseline, summarize
 from l2l_lightning.optimizees.base import OptimizeeModule
@@ -205,7 +205,7 @@ class MetaOptimizerModule(L.LightningModule):
                 self.inner.lifetime = stagger(self.inner.lifetime, self.unroll)
         else:
             if self._resumed:
-                self._check_resumed(self.inner, batch)
+                check_resumed(self.inner, self.rule.init_state(self.inner.theta), batch, self.problems.layout.n)
                 self._resumed = False
             due = self.inner.due
             count = int(due.sum())
@@ -325,24 +325,6 @@ class MetaOptimizerModule(L.LightningModule):
                 "give both the same unroll."
             )
 
-    def _check_resumed(self, inner: InnerState, window: Window) -> None:
-        found, expected = tuple(inner.theta.shape), (window.problems, self.problems.layout.n)
-        if found != expected:
-            raise InputError(
-                f"The checkpoint's inner state holds {found[0]} problems of {found[1]} coordinates, but this "
-                f"configuration has {expected[0]} of {expected[1]}; resume with the configuration of its own run, "
-                "or set model.init_from to the checkpoint to start a new run from its rule."
-            )
-        for name, own, saved in (
-            ("rule's", self.rule.init_state(inner.theta), inner.rule),
-            ("instances'", window.instance, inner.instance),
-        ):
-            if {key: leaf.shape for key, leaf in own.items()} != {key: leaf.shape for key, leaf in saved.items()}:
-                raise InputError(
-                    f"The {name} part of the checkpoint's inner state has other leaves or shapes than this "
-                    "configuration; resume with the configuration of its own run."
-                )
-
     # Validation and test
 
     def on_validation_start(self) -> None:
@@ -434,23 +416,9 @@ class MetaOptimizerModule(L.LightningModule):
         for name in ("seed", "windows", *STEP_TOTALS):
             setattr(self, name, saved[name])
         self.comparison.rates = saved["baseline_rates"]
-        self._say_processes(len(processes), self.trainer.world_size)
+        say_processes(len(processes), self.trainer.world_size)
         if self.global_rank == 0:
             for name in PROBLEM_TOTALS:
                 setattr(self, name, sum(process["totals"][name] for process in processes))
         inner = processes[self.global_rank]["inner"] if self.global_rank < len(processes) else None
         self.inner = None if inner is None else InnerState(**inner)
-
-    @staticmethod
-    def _say_processes(before: int, now: int) -> None:
-        if before == now:
-            return
-        change = (
-            f"the problems of {before - now} of them are left behind"
-            if now < before
-            else f"{now - before} of them start with new problems"
-        )
-        rank_zero_info(
-            f"The checkpoint was written by {before} process(es), this run has {now}: {change}, and an outer step "
-            f"averages over {now} times B problems instead of {before} times."
-        )

@@ -1,4 +1,4 @@
-"""One sentence for what a user got wrong on the command line or in a configuration file."""
+"""One sentence for what a user got wrong on the command line or in a configuration, and for what ended a run."""
 
 import difflib
 import errno

@@ -21,6 +21,8 @@ from l2l_lightning import exported
 from l2l_lightning.core.errors import InputError
 
 SECONDS = 10.0  # a fraction of one where the machine has nothing else to do
+RULES = "l2l_lightning.rules."
+LSTM = RULES + "recurrent.CoordinatewiseLSTM"
 TALLY = "crafted and mutated files refused"
 
 
@@ -129,3 +131,15 @@ def read_or_refused(action: Callable[[], Any]) -> bool:
     assert sentence is None or len(sentence.splitlines()) == 1
     tally.count("mutated files that are still good" if sentence is None else TALLY)
     return sentence is not None
+
+
+def rule(kind: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": kind, "init_args": arguments}
+
+
+def both(folder: Path, description: Any) -> tuple[Path, Path]:
+    """A checkpoint and an exported file with this description of their rule."""
+    content = saved()
+    content["l2l_lightning"]["rule"] = description
+    first = checkpoint(folder / "bad.ckpt", content)
+    return first, rule_file(folder / "bad.safetensors", rule=description)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2l_lightning.core.window import Data
+from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.window import Data, Window
 
 RuleState = dict[str, Tensor]
 
@@ -69,3 +70,30 @@ def reset_problems(state: InnerState, fresh: InnerState, mask: Tensor) -> InnerS
         lifetime=torch.where(mask, fresh.lifetime, state.lifetime),
         diverged=state.diverged & ~mask,
     )
+
+
+def check_resumed(state: InnerState, rule: RuleState, window: Window, n: int) -> None:
+    """Refuse a state from a checkpoint that does not belong to this configuration.
+
+    Args:
+        state: what was saved.
+        rule: a state of the configuration's rule, leaves (*features, B, n), whose values do not count.
+        window: a window of the configuration's B problems.
+        n: coordinates of its optimizee.
+
+    Raises:
+        InputError: for other numbers of problems or coordinates, or other leaves of rule and instances.
+    """
+    found, expected = tuple(state.theta.shape), (window.problems, n)
+    if found != expected:
+        raise InputError(
+            f"The checkpoint's inner state holds {found[0]} problems of {found[1]} coordinates, but this "
+            f"configuration has {expected[0]} of {expected[1]}; resume with the configuration of its own run, "
+            "or set model.init_from to the checkpoint to start a new run from its rule."
+        )
+    for name, own, saved in (("rule's", rule, state.rule), ("instances'", window.instance, state.instance)):
+        if {key: leaf.shape for key, leaf in own.items()} != {key: leaf.shape for key, leaf in saved.items()}:
+            raise InputError(
+                f"The {name} part of the checkpoint's inner state has other leaves or shapes than this "
+                "configuration; resume with the configuration of its own run."
+            )
