@@ -29,6 +29,7 @@ from l2l_lightning.checkpoint_io import AtomicCheckpointIO
 from l2l_lightning.commands import compare, export, heatmap, inspect, plot, steps, sweep, transfer, weights
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
+from l2l_lightning.distributed import warn_of_shared_store
 from l2l_lightning.last_checkpoint import LastCheckpoint
 from l2l_lightning.meta_optimizer import MetaOptimizerModule
 from l2l_lightning.nulls import check_nulls
@@ -144,6 +145,8 @@ class L2LCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Put the run's logger, a progress bar and safe checkpoints in, unless the configuration has its own."""
+        if not _get_rank():
+            warn_of_shared_store()
         config = self.config_init[self.subcommand].trainer
         if config.logger in (None, True):
             kwargs["logger"] = self._run_logger()

@@ -1,5 +1,7 @@
 """What the processes of one run tell each other beside gradients, which Lightning averages. All must call these."""
 
+import os
+import warnings
 from typing import Any
 
 import torch
@@ -52,6 +54,17 @@ def say_processes(before: int, now: int) -> None:
         f"The checkpoint was written by {before} process(es), this run has {now}: {change}, and an outer step "
         f"averages over {now} times B problems instead of {before} times."
     )
+
+
+def warn_of_shared_store() -> None:
+    """Warn where a restart by torchrun may hang: its one store keeps the last start's addresses (pytorch#135712)."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        warnings.warn(
+            "After a restart by torchrun the processes may wait for each other in vain; "
+            "start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment.",
+            stacklevel=2,
+        )
 
 
 def _several() -> bool:

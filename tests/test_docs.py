@@ -26,7 +26,7 @@ NOT_OURS = (
     "pip ",
     "python examples/",
     "sbatch examples/",
-    "torchrun ",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun ",
     "srun ",
 )
 

@@ -97,7 +97,8 @@ def command(words: list[str], said: Path) -> Iterator[subprocess.Popen]:
             words,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
             start_new_session=True,
         )
     try:
@@ -154,5 +155,6 @@ def test_torchrun_starts_a_killed_run_again_and_it_goes_on_by_itself(tmp_path: P
             before = windows(tmp_path)
         wait_for_windows(tmp_path, before, process, said)
     assert said.read_text().count("Restored all states from the checkpoint") == RESTARTS, "once in each, by rank 0"
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in said.read_text()
     assert [path.name for path in (tmp_path / "quadratic_smoke").iterdir()] == ["version_0"]
     tally.count("restarts by torchrun", RESTARTS)
