@@ -166,7 +166,7 @@ class MetaOptimizerModule(L.LightningModule):
             name = "lr_scheduler"
             return optimizer, None if self.outer_scheduler is None else self.outer_scheduler(optimizer)
         except Exception as error:  # whatever others' classes raise for their arguments
-            words = " ".join(str(error).split())
+            words = " ".join(str(error).split()).rstrip(".")
             raise InputError(f"model.{name} cannot be built: {type(error).__name__}: {words}.") from error
 
     def trainable(self) -> list[nn.Parameter]:

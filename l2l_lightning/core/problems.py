@@ -109,6 +109,14 @@ class Problems:
 
     def _evaluate(self, theta: Tensor, data: Data, create_graph: bool = False) -> tuple[Tensor, Tensor]:
         """Problems do not interact, so the gradient of the summed losses holds each problem's own."""
+        if torch._C._are_functorch_transforms_active():  # nested in another optimizee, where autograd.grad cannot look
+
+            def total(theta: Tensor) -> tuple[Tensor, Tensor]:
+                losses = self.losses(theta, data)
+                return losses.sum(), losses
+
+            grads, losses = torch.func.grad(total, has_aux=True)(theta if create_graph else theta.detach())
+            return (losses, grads) if create_graph else (losses.detach(), grads.detach())
         with torch.enable_grad():
             theta = theta if create_graph and theta.requires_grad else theta.detach().requires_grad_()
             losses = self.losses(theta, data)

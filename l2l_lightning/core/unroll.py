@@ -69,8 +69,8 @@ def unroll(
         check_sampled(rule, second_order)
     coordinatewise = getattr(rule, "coordinatewise", False)
     learns = torch.is_grad_enabled()
-    # Nested meta-training differentiates this very graph.
-    graph_of_all = second_order or torch._C._are_functorch_transforms_active() or not coordinatewise
+    nested = torch._C._are_functorch_transforms_active()  # in the optimizee of another unroll, which needs this graph
+    graph_of_all = second_order or nested or not coordinatewise
     large = state.theta.numel() * window.unroll > ONE_PASS
     replays = learns and not graph_of_all and (large or sample is not None)
     way_back = window.unroll if learns and not replays else None
@@ -125,7 +125,7 @@ def unroll(
             slope = slopes(torch.stack(grads), weights)
             if sample is not None:
                 taken, slope = taken[..., sample.coordinates], slope * sample.weight
-            if taken.requires_grad:
+            if taken.requires_grad or nested:  # tensors inside vmap do not say whether they require a gradient
                 meta_loss = WithGradient.apply(meta_loss, slope, taken)
     end = replace(
         state,

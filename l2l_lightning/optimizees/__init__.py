@@ -13,6 +13,7 @@ from l2l_lightning.optimizees.functions import (
     TestFunction,
 )
 from l2l_lightning.optimizees.images import ImageClassifier, ImageMLP
+from l2l_lightning.optimizees.meta_training import MetaTrainingProblem
 from l2l_lightning.optimizees.quadratic import Quadratic
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Function",
     "ImageClassifier",
     "ImageMLP",
+    "MetaTrainingProblem",
     "OptimizeeModule",
     "Quadratic",
     "Rastrigin",
