@@ -21,9 +21,23 @@ from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import fresh_state
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
+from l2l_lightning.data import MetaTrainingDataModule, QuadraticDataModule
 from l2l_lightning.optimizees import MetaTrainingProblem, Quadratic
 from l2l_lightning.optimizees.meta_training import as_data
-from l2l_lightning.rules import SGD, Adam, CoordinatewiseLSTM, CoordinatewiseRNN, Identity, KMomentums, UpdateRule
+from l2l_lightning.rules import (
+    SGD,
+    Adam,
+    CoordinatewiseLSTM,
+    CoordinatewiseRNN,
+    Identity,
+    KMomentums,
+    MultiscaleAdam,
+    PartitionedRule,
+    Route,
+    SoftmaxMLP,
+    UpdateRule,
+)
+from l2l_lightning.testing import check_optimizee
 
 DIM, INNER, UNROLL = 2, 2, 3  # n, P and U of the inner problems
 SECOND = {
@@ -231,7 +245,7 @@ def test_a_fourth_level_is_the_same_again() -> None:
 
 def test_every_training_starts_with_a_phi_of_its_own_as_the_constructor_draws_it() -> None:
     rule = KMomentums(k=3, hidden_size=400)
-    problem = MetaTrainingProblem(rule, Quadratic(DIM))
+    problem = MetaTrainingProblem(rule, Quadratic(DIM), UNROLL)
     before, given = torch.get_rng_state(), rule.hidden.weight.detach().clone()
     phis = []
     for seed in (1, 2, 1):
@@ -243,6 +257,38 @@ def test_every_training_starts_with_a_phi_of_its_own_as_the_constructor_draws_it
     assert not torch.equal(rule.hidden.weight, given)
     bound = 3**-0.5  # of nn.Linear
     assert rule.hidden.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        MultiscaleAdam(SoftmaxMLP(1, 3)),
+        PartitionedRule({"all": CoordinatewiseLSTM(layers=1, hidden_size=2)}, [Route("all")]),
+        Adam(trainable=True),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_parts_of_a_rule_start_anew_too(rule: UpdateRule) -> None:
+    """All that is drawn, that is; biases and trainable learning rates start where they always do."""
+    problem = MetaTrainingProblem(rule, Quadratic(DIM), UNROLL)
+    problem.reset_parameters(torch.Generator().manual_seed(1))
+    first = {name: value.detach().clone() for name, value in problem.named_parameters()}
+    problem.reset_parameters(torch.Generator().manual_seed(2))
+    moved = {name for name, value in problem.named_parameters() if not torch.equal(value, first[name])}
+    assert moved == {name for name, value in first.items() if value.dim() == 2 and value.any()}
+    losses, _ = Problems(problem).losses_and_grads(
+        torch.stack([parameters_to_vector(problem.parameters()).detach()] * 2),
+        {name: leaf.float() for name, leaf in Levels.draw("mlp").window().data(0, {}).items()},
+    )
+    assert losses.isfinite().all()
+
+
+def test_it_is_what_the_project_expects_of_an_optimizee() -> None:
+    """The check of authors' plug-ins; its finite differences know of all derivatives."""
+    rule = CoordinatewiseLSTM(layers=1, hidden_size=3, output_scale=0.3)
+    inner = QuadraticDataModule(3, problems=32, unroll=5)
+    data = MetaTrainingDataModule(inner, Quadratic(3), problems=8)
+    check_optimizee(MetaTrainingProblem(rule, Quadratic(3), unroll=5, second_order=True), data)
 
 
 def test_inner_problems_that_diverge_do_not_count_and_a_training_that_does_is_noticed() -> None:
