@@ -27,6 +27,7 @@ from l2l_lightning import checkpoint, strict_yaml, user_errors
 from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
 from l2l_lightning.checkpoint_io import AtomicCheckpointIO
 from l2l_lightning.commands import compare, export, heatmap, inspect, plot, steps, sweep, transfer, weights
+from l2l_lightning.core.description import without
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
 from l2l_lightning.distributed import warn_of_shared_store
@@ -133,7 +134,7 @@ class L2LCLI(LightningCLI):
         super().instantiate_classes()
         plain = self.parser.dump(self.config, format="json", skip_none=False)
         config = json.loads(plain)[self.subcommand]
-        config["data"]["init_args"].pop("root", None)
+        config["data"] = without(config["data"], "root")
         config["data"]["init_args"]["unroll"] = config["model"]["unroll"]  # a link, which is not dumped
         parts = {name: config["model"][name] for name in ("optimizee", "horizon", "objective")}
         self.model.trained_on |= {name: part for name, part in parts.items() if part} | {"data": config["data"]}

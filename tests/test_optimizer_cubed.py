@@ -148,6 +148,51 @@ data:
     assert {path.name for path in folder.iterdir()} >= {"lstm", "quadratic_smoke"}
 
 
+def test_compare_rebuilds_the_nested_problem_that_a_checkpoint_describes(third: Path, tmp_path: Path) -> None:
+    words = ["--rules", "[Adam]", "--learning_rates", "0.01", "--output_dir", str(tmp_path / "out")]
+    main(["compare", "--ckpt_path", str(third / "checkpoints/best.ckpt"), *words])
+    assert "MetaTrainingProblem" in (tmp_path / "out/table.md").read_text()
+
+
+def test_the_folder_of_inner_images_is_the_user_s_own(mnist_root: Path, tmp_path: Path) -> None:
+    """It is not in what a file is said to be trained on, and ``--root`` of ``l2l compare`` reaches it."""
+    config = tmp_path / "images.yaml"
+    config.write_text(
+        """
+model:
+  unroll: 2
+  rule: {class_path: CoordinatewiseLSTM, init_args: {layers: 1, hidden_size: 3}}
+  optimizee:
+    class_path: MetaTrainingProblem
+    init_args:
+      unroll: 2
+      rule: {class_path: KMomentums, init_args: {k: 2, hidden_size: 2}}
+      optimizee: &network {class_path: ImageMLP, init_args: {hidden_sizes: [3]}}
+data:
+  class_path: MetaTrainingDataModule
+  init_args:
+    optimizee: *network
+    inner: {class_path: MNISTDataModule, init_args: {unroll: 2, problems: 1, batch_size: 4}}
+    problems: 2
+    steps: 2
+    test_problems: 2
+    tuning_problems: 2
+"""
+    )
+    own = [
+        "--data.init_args.inner.init_args.root",
+        str(mnist_root),
+        "--data.init_args.inner.init_args.download",
+        "false",
+    ]
+    small.l2l("fit", tmp_path, *own, "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0", config=config)
+    file = tmp_path / "images/version_0/checkpoints/last.ckpt"
+    assert str(mnist_root) not in json.dumps(exported.trained_on(file))
+    words = ["--rules", "[Adam]", "--learning_rates", "0.01", "--output_dir", str(tmp_path / "out")]
+    main(["compare", "--ckpt_path", str(file), *words, "--root", str(mnist_root)])
+    assert "MetaTrainingProblem" in (tmp_path / "out/table.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -15,8 +15,10 @@ from tqdm import tqdm
 
 from l2l_lightning import exported
 from l2l_lightning.commands.base import ALLOW, Run, load_rules
+from l2l_lightning.core.description import without
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.instantiate import Known, brief, class_paths
+from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split
 from l2l_lightning.data import ProblemDataModule
@@ -26,7 +28,7 @@ from l2l_lightning.evaluation.report import comparison_table
 from l2l_lightning.evaluation.store import Store
 from l2l_lightning.evaluation.torch_contender import TorchOptimizer
 from l2l_lightning.optimizees import OptimizeeModule
-from l2l_lightning.rules import HandmadeRule, UpdateRule
+from l2l_lightning.rules import PARTS, HandmadeRule, UpdateRule
 from l2l_lightning.run_folder import claim_version
 from l2l_lightning.user_errors import OneSentenceParser
 
@@ -141,8 +143,8 @@ def _with_targets(options: OneSentenceParser, config: Namespace) -> Namespace:
         for factor in config.horizons:
             own = target.clone()
             sizes = own.data.init_args
-            if config.root is not None and "root" in sizes:
-                sizes["root"] = config.root
+            for key in [key for key in sizes.keys() if key.rpartition(".")[2] == "root"]:  # noqa: SIM118, of all depths
+                sizes[key] = config.root or sizes[key]
             if config.problems is not None:
                 sizes["test_problems"] = int(config.problems)
             if config.steps is not None:
@@ -173,10 +175,8 @@ def _trained_on(paths: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
     target: dict[str, Any] = {key: trained_on.get(key) for key in ("optimizee", "data")}
     if not all(isinstance(part, dict) and "class_path" in part for part in target.values()):
         raise InputError(f"{paths[0]} does not say on which data it was trained; give targets in a --config.")
-    if isinstance(arguments := target["data"].get("init_args"), dict):
-        for option in USERS_OWN:
-            arguments.pop(option, None)
-    known = Known((OptimizeeModule, ProblemDataModule), allow)
+    target["data"] = without(target["data"], *USERS_OWN)
+    known = Known((OptimizeeModule, ProblemDataModule, Objective, *PARTS), allow)
     try:
         for path in class_paths(target):
             known.find(path, object)

@@ -49,6 +49,18 @@ def outline(thing: Any) -> Any:
         return {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": None}
 
 
+def without(description: Any, *arguments: str) -> Any:
+    """A description without these arguments, those of objects inside it included."""
+    if isinstance(description, list | tuple):
+        return [without(item, *arguments) for item in description]
+    if not isinstance(description, dict):
+        return description
+    kept = {key: without(value, *arguments) for key, value in description.items()}
+    if isinstance(kept.get("init_args"), dict):
+        kept["init_args"] = {name: value for name, value in kept["init_args"].items() if name not in arguments}
+    return kept
+
+
 def differences(expected: Any, found: Any, where: str = "") -> list[str]:
     """One phrase for each value in which two descriptions differ, such as ``hidden_size: 20 against 40``."""
     if isinstance(expected, dict) and isinstance(found, dict):

@@ -4,7 +4,7 @@ import json
 import pytest
 from jsonargparse import ArgumentParser
 
-from l2l_lightning.core.description import describe, differences
+from l2l_lightning.core.description import describe, differences, without
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.horizon import FixedHorizon, GrowingHorizon, RandomHorizon, Stage
 from l2l_lightning.core.objective import Objective
@@ -97,3 +97,15 @@ def test_argument_that_is_not_kept_is_named():
 )
 def test_differences_are_phrases(expected, found, phrases):
     assert differences(describe(expected), describe(found)) == phrases
+
+
+def test_arguments_are_left_out_of_objects_at_any_depth_and_of_nothing_else():
+    inner = {"class_path": "Inner", "init_args": {"root": "here", "steps": 2}}
+    outer = {
+        "class_path": "Outer",
+        "init_args": {"root": "here", "inner": inner, "several": [inner], "plain": {"root": 1}},
+    }
+    kept = {"class_path": "Inner", "init_args": {"steps": 2}}
+    expected = {"inner": kept, "several": [kept], "plain": {"root": 1}}
+    assert without(outer, "root", "nothing") == {"class_path": "Outer", "init_args": expected}
+    assert outer["init_args"]["root"] == "here"
