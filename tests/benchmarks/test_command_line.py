@@ -8,7 +8,7 @@ from math import inf
 
 import pytest
 
-from benchmarks import scaling, steps
+from benchmarks import levels, scaling, steps
 from benchmarks.meter import Meter
 from benchmarks.settings import UNROLL, quadratics
 from benchmarks.worker import TRAININGS
@@ -62,3 +62,12 @@ def test_optimizers_that_do_not_fit_into_memory_are_left_out(monkeypatch):
     found = steps.measure(100, 1, 0.001)
     assert "LSTM (20, 20)" not in found
     assert found["LA, k = 6"]["seconds"] > 0
+
+
+@pytest.mark.parametrize(("level", "second_order"), [(1, False), (2, False), (3, False), (2, True), (3, True)])
+def test_steps_of_all_levels_are_measured(level, second_order, monkeypatch):
+    for name in ("TRAININGS", "INNER", "UNROLL", "DIM"):
+        monkeypatch.setattr(levels, name, 2)
+    reading = levels.measure(level, second_order, seconds=0.01, threads=1)
+    assert reading["windows"] >= 3
+    assert reading["steps_per_second"] > 0
