@@ -143,8 +143,9 @@ def _with_targets(options: OneSentenceParser, config: Namespace) -> Namespace:
         for factor in config.horizons:
             own = target.clone()
             sizes = own.data.init_args
-            for key in [key for key in sizes.keys() if key.rpartition(".")[2] == "root"]:  # noqa: SIM118, of all depths
-                sizes[key] = config.root or sizes[key]
+            if config.root is not None:
+                for key in [key for key in sizes.keys() if key.rpartition(".")[2] == "root"]:  # noqa: SIM118, all depths
+                    sizes[key] = config.root
             if config.problems is not None:
                 sizes["test_problems"] = int(config.problems)
             if config.steps is not None:
