@@ -49,9 +49,10 @@ def step_of(level: int, second_order: bool) -> Step:
 
         return step
 
-    problems = Problems(MetaTrainingProblem(mlp, quadratic, UNROLL, second_order=second_order))
-    inner = QuadraticDataModule(DIM, problems=INNER, unroll=UNROLL)
-    data = MetaTrainingDataModule(inner, quadratic, unroll=UNROLL, problems=TRAININGS, seed=0)
+    training = MetaTrainingProblem(mlp, quadratic, UNROLL, second_order=second_order)
+    problems = Problems(training)
+    data = MetaTrainingDataModule(QuadraticDataModule(DIM, problems=INNER), unroll=UNROLL, problems=TRAININGS, seed=0)
+    data.bind(training)
     phi = problems.draw(TRAININGS, generator)
     window = data.window(Split.TRAIN, 0)
     if level == 2:
@@ -101,8 +102,8 @@ def main() -> None:
         return
     rows = []
     for level, second_order in ((1, 0), (2, 0), (3, 0), (2, 1), (3, 1)):
-        limits = {"level": level, "second_order": second_order, "seconds": args.seconds}
-        reading = child("benchmarks.levels", threads=args.threads, **limits)
+        options = {"level": level, "second_order": second_order, "seconds": args.seconds}
+        reading = child("benchmarks.levels", threads=args.threads, **options)
         each, added = 1000 / reading["steps_per_second"], reading["peak"] - reading["baseline"]
         order = ("first", "second")[second_order] if level > 1 else "-"
         rows.append([str(level), order, f"{each:.3g}", f"{added:,.0f}"])

@@ -180,9 +180,11 @@ class MetaOptimizerModule(L.LightningModule):
             InputError: if the optimizee cannot read them.
         """
         datamodule = getattr(self.trainer, "datamodule", None)
-        trial = datamodule.trial_data() if isinstance(datamodule, ProblemDataModule) else {}
-        if trial:
-            self.problems.try_on(trial)
+        if isinstance(datamodule, ProblemDataModule):
+            datamodule.bind(self.problems.template)  # type: ignore[arg-type]
+            trial = datamodule.trial_data()
+            if trial:
+                self.problems.try_on(trial)
 
     # Training
 

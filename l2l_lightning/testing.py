@@ -38,6 +38,7 @@ def check_optimizee(optimizee: OptimizeeModule, data: ProblemDataModule, windows
         raise InputError("check_optimizee: the DataModule's gradient_noise must be 0.")
     data.prepare_data()
     data.setup("fit")
+    data.bind(optimizee)
     name = type(optimizee).__name__
     first, *others = (data.window(Split.TRAIN, index)._replace(prepare=data.prepare) for index in range(windows))
     problems = Problems(optimizee)

@@ -103,7 +103,12 @@ def condense(message: str) -> str:
         text = re.sub(pattern, plain, text)
     unknown = re.search(r"(?:option '|there is no class |unrecognized arguments: )([\w.-]+)", text, re.IGNORECASE)
     if unknown:
-        text += suggestion(unknown[1].rpartition(".")[2])
+        word = unknown[1].rpartition(".")[2]
+        near = suggestion(word)
+        exists = near == f"; did you mean {word}?"
+        text = (
+            text.replace(f"there is no class {word}", f"the class {word} does not fit here") if exists else text + near
+        )
     return f"{'.'.join(keys)}: {text}" if keys else text
 
 

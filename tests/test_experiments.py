@@ -49,7 +49,6 @@ def test_half_a_minute_makes_an_outer_optimizer_that_beats_tuned_adam(tmp_path: 
         "model.baselines.learning_rates": "[0.01, 0.03, 0.1]",
         "model.optimizer.init_args.lr": 0.01,
         "model.lr_scheduler.init_args.T_max": 60,
-        "data.init_args.optimizee.init_args.dim": 5,
         "data.init_args.inner.init_args.dim": 5,
         "data.init_args.steps": 30,
         "data.init_args.windows_per_epoch": 60,

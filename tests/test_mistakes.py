@@ -78,7 +78,9 @@ def test_an_optimizee_that_does_not_fit_its_data_gets_one_sentence(
 
 
 def test_missing_mnist_with_downloads_off_gets_one_sentence(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"no readable MNIST in '.*nowhere'.*data.download"):
+    with pytest.raises(
+        SystemExit, match=r"no readable MNIST in '.*nowhere'.*DataModule's root .* or its download to true"
+    ):
         small.l2l(
             "fit",
             tmp_path,

@@ -243,6 +243,7 @@ def _prepared(target: Target) -> Problems:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     target.data.prepare_data()
     target.data.setup("test")
+    target.data.bind(target.optimizee)
     return Problems(target.optimizee, device)
 
 

@@ -29,16 +29,37 @@ def describe(thing: Any) -> Any:
     if is_dataclass(thing):
         return {item.name: describe(getattr(thing, item.name)) for item in fields(thing)}
     kind = type(thing)
-    arguments = {}
+    arguments = {name: describe(value) for name, value in _arguments(thing).items()}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+def rebuild(thing: Any) -> Any:
+    """A newly built object of the same classes and arguments: what constructors draw, such as weights, is drawn anew.
+
+    Raises:
+        InputError: if an argument is not kept as an attribute of the same name.
+    """
+    if thing is None or isinstance(thing, bool | int | float | str) or is_dataclass(thing):
+        return thing
+    if isinstance(thing, list | tuple):
+        return [rebuild(item) for item in thing]
+    if isinstance(thing, dict | nn.ModuleDict):
+        return {key: rebuild(value) for key, value in thing.items()}
+    return type(thing)(**{name: rebuild(value) for name, value in _arguments(thing).items()})
+
+
+def _arguments(thing: Any) -> dict[str, Any]:
+    """Name -> value of each argument of ``__init__``."""
+    kind = type(thing)
     # Without an __init__ of its own a module has no arguments, though nn.Module's signature takes any.
     inherited = kind.__init__ in (nn.Module.__init__, object.__init__)
-    for name in [] if inherited else list(inspect.signature(kind.__init__).parameters)[1:]:
+    names = [] if inherited else list(inspect.signature(kind.__init__).parameters)[1:]
+    for name in names:
         if not hasattr(thing, name):
             raise InputError(
                 f"{kind.__name__} must keep its argument {name!r} as self.{name}, so that a checkpoint can describe it."
             )
-        arguments[name] = describe(getattr(thing, name))
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+    return {name: getattr(thing, name) for name in names}
 
 
 def outline(thing: Any) -> Any:

@@ -45,8 +45,12 @@ class Problems:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> None:
         """Move the template in place."""
         parameter = next(self.template.parameters())
-        if (parameter.device, parameter.dtype) != (torch.device(device), dtype):
-            self.template.to(device, dtype)
+        before = (parameter.device, parameter.dtype)
+        if before != (torch.device(device), dtype):
+            self.template.to(device)
+            for tensor in (*self.template.parameters(), *self.template.buffers()):
+                if tensor.dtype == before[1]:  # buffers in another precision are meant to keep it
+                    tensor.data = tensor.data.to(dtype)
             self._recorded.clear()  # recordings hold the template's buffers
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -96,7 +100,7 @@ class Problems:
         Without a graph, the tensor operations of the first call are recorded and replayed for data of the same shapes:
         the Python of ``functional_call``, ``vmap`` and autograd takes longer than a small problem's arithmetic.
         """
-        if create_graph or torch._C._are_functorch_transforms_active():
+        if create_graph or nested():
             return self._evaluate(theta, data, create_graph)
         key = _key(theta, data)
         if key not in self._recorded:
@@ -109,7 +113,7 @@ class Problems:
 
     def _evaluate(self, theta: Tensor, data: Data, create_graph: bool = False) -> tuple[Tensor, Tensor]:
         """Problems do not interact, so the gradient of the summed losses holds each problem's own."""
-        if torch._C._are_functorch_transforms_active():  # nested in another optimizee, where autograd.grad cannot look
+        if nested():
 
             def total(theta: Tensor) -> tuple[Tensor, Tensor]:
                 losses = self.losses(theta, data)
@@ -163,6 +167,14 @@ class Problems:
             return functional_call(call, parameters, (data,))
 
         return vmap(metrics)(theta)
+
+
+def nested() -> bool:
+    """Whether this runs inside another optimizee, which ``torch.func`` transforms.
+
+    Tensors do not say there whether they require a gradient, take no hooks, and ``torch.autograd.grad`` sees nothing.
+    """
+    return torch._C._are_functorch_transforms_active()
 
 
 def _key(theta: Tensor, data: Data) -> tuple:

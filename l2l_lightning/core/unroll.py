@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from l2l_lightning.core.objective import Objective
-from l2l_lightning.core.problems import Problems
+from l2l_lightning.core.problems import Problems, nested
 from l2l_lightning.core.replay import WithGradient, replay, slopes
 from l2l_lightning.core.rule import Rule, RuleInput
 from l2l_lightning.core.sampling import CoordinateSample, check_sampled
 from l2l_lightning.core.state import InnerState
-from l2l_lightning.core.window import Window
+from l2l_lightning.core.window import Data, Window
 
 ONE_PASS = 2**19  # rows (problems x coordinates) times steps whose graph is kept during the walk
 
@@ -50,6 +50,8 @@ def unroll(
     The sum runs over coordinates. Where the rule is ``coordinatewise``, the walk may therefore keep no graph, and
     ``replay`` repeats the steps of a sample of the coordinates, or of one block of them after another.
 
+    In the ``forward`` of an optimizee (``MetaTrainingProblem``) the whole graph is kept, for the levels above.
+
     A point whose loss or gradient is not finite counts neither in the meta-loss nor in its gradient, the rule sees a
     zero gradient there, and the problem is marked as diverged; so is one whose theta is not finite at the end.
 
@@ -69,8 +71,8 @@ def unroll(
         check_sampled(rule, second_order)
     coordinatewise = getattr(rule, "coordinatewise", False)
     learns = torch.is_grad_enabled()
-    nested = torch._C._are_functorch_transforms_active()  # in the optimizee of another unroll, which needs this graph
-    graph_of_all = second_order or nested or not coordinatewise
+    inside = nested()
+    graph_of_all = second_order or inside or not coordinatewise
     large = state.theta.numel() * window.unroll > ONE_PASS
     replays = learns and not graph_of_all and (large or sample is not None)
     way_back = window.unroll if learns and not replays else None
@@ -84,10 +86,10 @@ def unroll(
     alives: list[Tensor] = []
     with torch.set_grad_enabled(keeps_graph):
         for t in range(window.unroll + 1):
-            seen = theta.view_as(theta)
-            loss, grad = problems.losses_and_grads(seen, window.data(t, state.instance), create_graph=second_order)
-            # The largest magnitude is nan or inf where any coordinate is.
-            alive = (grad.detach().abs().amax(-1) + loss.detach().abs() < torch.inf).unsqueeze(-1)
+            data = window.data(t, state.instance)
+            seen = _alive_part(theta, problems, data) if second_order and inside else theta.view_as(theta)
+            loss, grad = problems.losses_and_grads(seen, data, create_graph=second_order)
+            alive = _finite(loss, grad)
             if second_order and seen.requires_grad:
                 # A masked inf would still give 0 * inf = nan on its way back through the optimizee.
                 seen.register_hook(lambda g, alive=alive: torch.where(alive, g, 0.0))
@@ -112,7 +114,7 @@ def unroll(
     # The mean over the problems that count; 0/0 where none is left, which the caller sees as a meta-loss of nan.
     weights = weights / weights.sum()
     meta_loss = (weights * objective.value(counted)).sum()
-    if learns and second_order and theta.requires_grad:
+    if learns and second_order and (theta.requires_grad or inside):
         # Where no problem counts, masks make a gradient of 0 of it; it shall be nan, as the meta-loss is.
         meta_loss = WithGradient.apply(meta_loss, (0 * weights.sum()).expand_as(theta), theta)
     elif learns and not second_order:
@@ -125,7 +127,7 @@ def unroll(
             slope = slopes(torch.stack(grads), weights)
             if sample is not None:
                 taken, slope = taken[..., sample.coordinates], slope * sample.weight
-            if taken.requires_grad or nested:  # tensors inside vmap do not say whether they require a gradient
+            if taken.requires_grad or inside:
                 meta_loss = WithGradient.apply(meta_loss, slope, taken)
     end = replace(
         state,
@@ -135,3 +137,14 @@ def unroll(
         diverged=state.diverged | ~alive.all(0) | ~theta.detach().isfinite().all(-1),
     )
     return Unrolled(meta_loss, curve.detach(), end)
+
+
+def _finite(loss: Tensor, grad: Tensor) -> Tensor:
+    """(B, 1) bool from losses (B,) and gradients (B, n), whose largest magnitude is nan or inf where any other is."""
+    return (grad.detach().abs().amax(-1) + loss.detach().abs() < torch.inf).unsqueeze(-1)
+
+
+def _alive_part(theta: Tensor, problems: Problems, data: Data) -> Tensor:
+    """theta (B, n) without a graph where losses or gradients are not finite, found where no hook could mask them."""
+    loss, grad = problems.losses_and_grads(theta, data)
+    return torch.where(_finite(loss, grad), theta, theta.detach())

@@ -11,6 +11,7 @@ from l2l_lightning.core.errors import check_non_negative_int, check_positive_int
 from l2l_lightning.core.horizon import round_up
 from l2l_lightning.core.random import Split, Stream, keyed_generator
 from l2l_lightning.core.window import Data, Window
+from l2l_lightning.optimizees.base import OptimizeeModule
 
 
 class WindowStream:
@@ -138,6 +139,9 @@ class ProblemDataModule(L.LightningDataModule):
         }
         self.seed = torch.initial_seed() if seed is None else seed
         self.num_workers = num_workers
+
+    def bind(self, optimizee: OptimizeeModule) -> None:
+        """Learn who reads the data, before any are drawn; only DataModules that need to know override this."""
 
     def draw(self, generator: torch.Generator, problems: int) -> tuple[Data, Data]:
         """Instances (B, ...) and batches (U+1, B, ...) of one window, on the CPU, from this generator alone."""

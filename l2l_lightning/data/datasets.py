@@ -89,7 +89,7 @@ class ImageSource:
             except Exception as error:
                 raise InputError(
                     f"{self.name} could not be downloaded to {self.root!r} ({_one_line(error)}); put the files there "
-                    "by hand, or set data.root to the folder that holds them."
+                    "by hand, or set the DataModule's root to the folder that holds them."
                 ) from error
 
     def read(self, part: str) -> ImagePart:
@@ -105,8 +105,8 @@ class ImageSource:
             raise
         except Exception as error:  # a damaged file can make its reader fail in any way
             raise InputError(
-                f"There is no readable {self.name} in {self.root!r} ({_one_line(error)}); set data.root to the folder "
-                "that holds it, or data.download to true."
+                f"There is no readable {self.name} in {self.root!r} ({_one_line(error)}); set the DataModule's root to "
+                "the folder that holds it, or its download to true."
             ) from error
         classes = getattr(dataset, "classes", None)
         classes = [str(name) for name in classes] if isinstance(classes, list | tuple) else None

@@ -5,28 +5,42 @@ from typing import Any
 
 import torch
 
+from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split, Stream, keyed_generator
 from l2l_lightning.core.window import Data
 from l2l_lightning.data.base import ProblemDataModule
 from l2l_lightning.optimizees.base import OptimizeeModule
-from l2l_lightning.optimizees.meta_training import BATCH, as_data, part_of
+from l2l_lightning.optimizees.meta_training import BATCH, MetaTrainingProblem, as_data, part_of
 
 
 class MetaTrainingDataModule(ProblemDataModule):
     """For ``MetaTrainingProblem``: at every point of every problem new inner problems, drawn by another DataModule.
 
     Args:
-        inner: draws what the inner problems read, ``inner.problems`` of them for every evaluation, over
-            ``inner.unroll`` steps; its other numbers have no say.
-        optimizee: the inner problem, which draws their initial parameters; that of ``MetaTrainingProblem``.
+        inner: draws what the inner problems read, ``inner.problems`` of them for every evaluation. Their unroll is that
+            of the ``MetaTrainingProblem``, and the other numbers of ``inner`` have no say.
         **kwargs: those of ``ProblemDataModule``.
     """
 
-    def __init__(self, inner: ProblemDataModule, optimizee: OptimizeeModule, **kwargs: Any) -> None:
+    def __init__(self, inner: ProblemDataModule, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.inner = inner
-        self.starts = Problems(optimizee)
+        self._starts: Problems | None = None  # draw the inner problems' initial parameters
+
+    def bind(self, optimizee: OptimizeeModule) -> None:
+        """Learn what the inner problems are, and how many steps they take.
+
+        Raises:
+            InputError: for another optimizee than a ``MetaTrainingProblem``.
+        """
+        if not isinstance(optimizee, MetaTrainingProblem):
+            raise InputError(
+                f"MetaTrainingDataModule draws problems for a MetaTrainingProblem, got a {type(optimizee).__name__}."
+            )
+        self._starts = Problems(optimizee.optimizee)
+        self.inner.unroll = optimizee.unroll
+        self.inner.bind(optimizee.optimizee)
 
     def prepare_data(self) -> None:
         self.inner.prepare_data()
@@ -35,9 +49,10 @@ class MetaTrainingDataModule(ProblemDataModule):
         self.inner.setup(stage)
 
     def draw(self, generator: torch.Generator, problems: int) -> tuple[Data, Data]:
+        assert self._starts is not None, "bind(optimizee) comes first"
         lead = (self.unroll + 1, problems, self.inner.problems)
         instance, batches = self.inner.draw(generator, prod(lead))
-        theta = self.starts.draw(prod(lead), generator)
+        theta = self._starts.draw(prod(lead), generator).to(torch.get_default_dtype())
         return {}, as_data(
             theta.unflatten(0, lead),
             {name: leaf.unflatten(0, lead) for name, leaf in instance.items()},

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.random import drawn_from
 from l2l_lightning.core.window import Data
 from l2l_lightning.optimizees.base import OptimizeeModule
 from l2l_lightning.optimizees.images import accuracy
@@ -80,11 +81,7 @@ class FromModule(OptimizeeModule):
             )
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        # torch's layers draw from the global generator, which gets a seed of this one's and is put back afterwards.
-        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        parameter = next(self.module.parameters())
-        with torch.random.fork_rng([parameter.device] if parameter.is_cuda else []):
-            torch.manual_seed(seed)
+        with drawn_from(generator, next(self.module.parameters()).device):
             for part in self._resettable:
                 part.reset_parameters()  # type: ignore[operator]
 

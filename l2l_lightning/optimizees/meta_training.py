@@ -1,18 +1,20 @@
 """The training of an update rule as a problem to be optimized."""
 
+import copy
+
 import torch
 from torch import Tensor
 
-from l2l_lightning.core.description import describe
+from l2l_lightning.core.description import rebuild
 from l2l_lightning.core.errors import InputError, check_positive_int
-from l2l_lightning.core.instantiate import Known, instantiate
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
+from l2l_lightning.core.random import drawn_from
 from l2l_lightning.core.state import fresh_state
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Data, Window
 from l2l_lightning.optimizees.base import OptimizeeModule
-from l2l_lightning.rules import PARTS, UpdateRule
+from l2l_lightning.rules import UpdateRule
 
 THETA, INSTANCE, BATCH = "theta", "instance/", "batch/"
 
@@ -48,8 +50,8 @@ class MetaTrainingProblem(OptimizeeModule):
             optimizee's gradients; otherwise these are constants at every level.
 
     Raises:
-        InputError: for an unroll that is not a positive integer, a rule without parameters, or, when it is evaluated,
-            data of another optimizee or unroll.
+        InputError: for an unroll that is not a positive integer, an optimizee or a rule without parameters, a rule that
+            cannot be bound to the optimizee or does not keep its arguments, or data of another optimizee.
     """
 
     def __init__(
@@ -65,11 +67,12 @@ class MetaTrainingProblem(OptimizeeModule):
         if not list(rule.parameters()):
             raise InputError(f"MetaTrainingProblem: {type(rule).__name__} has no parameters to train.")
         self.problems = Problems(optimizee)  # no submodule: theta is not phi
-        self.rule = rule
+        self.rule = copy.deepcopy(rule)
         self.rule.bind(self.problems.layout)
         self.unroll = unroll
         self.objective = objective or Objective()
         self.second_order = second_order
+        self.reset_parameters(torch.Generator())  # a rule that cannot be built anew shows now
 
     @property
     def optimizee(self) -> OptimizeeModule:
@@ -77,32 +80,20 @@ class MetaTrainingProblem(OptimizeeModule):
         return self.problems.template  # type: ignore[return-value]
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """The phi of a newly built rule; constructors draw from torch's global generator, which is put back."""
-        seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(int(seed))
-            fresh = instantiate(describe(self.rule), UpdateRule, Known(PARTS))
-            for own, new in zip(self.rule.parameters(), fresh.parameters(), strict=True):
+        """The phi of a newly built rule; what its constructor does not draw stays the same for all."""
+        with drawn_from(generator, next(self.rule.parameters()).device), torch.no_grad():
+            for own, new in zip(self.rule.parameters(), rebuild(self.rule).parameters(), strict=True):
                 own.copy_(new)
 
     def forward(self, data: Data) -> Tensor:
         theta = data[THETA]
+        if theta.shape[-1] != self.problems.layout.n:
+            raise InputError(
+                f"MetaTrainingProblem: the data's theta has {theta.shape[-1]} coordinates, but its optimizee "
+                f"{type(self.optimizee).__name__} has {self.problems.layout.n}."
+            )
         window = Window(0, len(theta), self.unroll, part_of(data, INSTANCE), part_of(data, BATCH))
-        self._check(theta, window)
         self.problems.to(theta.device, theta.dtype)
         lifetime = torch.full((len(theta),), self.unroll, device=theta.device)
         start = fresh_state(theta, self.rule.init_state(theta), window.instance, lifetime)
         return unroll(self.rule, self.problems, start, window, self.objective, self.second_order).meta_loss
-
-    def _check(self, theta: Tensor, window: Window) -> None:
-        if theta.shape[-1] != self.problems.layout.n:
-            raise InputError(
-                f"MetaTrainingProblem: the DataModule draws theta of {theta.shape[-1]} coordinates, but the optimizee "
-                f"has {self.problems.layout.n}; give both the same optimizee."
-            )
-        points = {len(leaf) for leaf in window.batches.values()} - {self.unroll + 1}
-        if points:
-            raise InputError(
-                f"MetaTrainingProblem: the DataModule's inner batches have {points.pop() - 1} inner steps, but unroll "
-                f"is {self.unroll}; give both the same unroll."
-            )

@@ -2,9 +2,10 @@ import copy
 import json
 
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 
-from l2l_lightning.core.description import describe, differences, without
+from l2l_lightning.core.description import describe, differences, rebuild, without
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.horizon import FixedHorizon, GrowingHorizon, RandomHorizon, Stage
 from l2l_lightning.core.objective import Objective
@@ -15,6 +16,7 @@ from l2l_lightning.rules import (
     CoordinatewiseGRU,
     CoordinatewiseLSTM,
     CoordinatewiseRNN,
+    Cosine,
     Identity,
     LogAndSign,
     Momentum,
@@ -109,3 +111,40 @@ def test_arguments_are_left_out_of_objects_at_any_depth_and_of_nothing_else():
     expected = {"inner": kept, "several": [kept], "plain": {"root": 1}}
     assert without(outer, "root", "nothing") == {"class_path": "Outer", "init_args": expected}
     assert outer["init_args"]["root"] == "here"
+
+
+def test_a_rebuilt_object_has_the_same_arguments_and_new_weights():
+    network = CoordinatewiseLSTM(
+        layers=1, hidden_size=3, preprocessing=LogAndSign(5.0), output_scale=Cosine(0.1, 0.01, 50)
+    )
+    whole = PartitionedRule({"all": network}, [Route("all")])
+    other = rebuild(whole)
+    assert describe(other) == describe(whole)
+    assert not differences(describe(whole), describe(other))
+    for (name, old), new in zip(whole.named_parameters(), other.parameters(), strict=True):
+        assert old is not new
+        assert torch.equal(old, new) == ("weight_" not in name or not old.any()), name
+
+
+def test_a_rebuilt_object_is_of_the_class_that_it_had_though_another_took_its_name():
+    class Rule(UpdateRule):
+        def __init__(self, size=2):
+            super().__init__()
+            self.size = size
+
+    first = Rule(3)
+
+    class Rule(UpdateRule):  # as in a notebook
+        pass
+
+    assert type(rebuild(first)) is type(first)
+    assert rebuild(first).size == 3
+
+
+def test_what_cannot_be_rebuilt_is_named():
+    class Forgetful(UpdateRule):
+        def __init__(self, lost=2):
+            super().__init__()
+
+    with pytest.raises(InputError, match=r"^Forgetful must keep its argument 'lost'"):
+        rebuild(Forgetful())

@@ -105,3 +105,19 @@ class Empty(OptimizeeModule): ...
 def test_what_an_author_of_optimizees_gets_wrong_is_named(optimizee, data, sentence):
     with pytest.raises(InputError, match=sentence):
         Problems(optimizee).losses(torch.zeros(1, 2), data)
+
+
+def test_buffers_in_a_precision_of_their_own_keep_it():
+    class Precise(Quadratic):
+        def __init__(self):
+            super().__init__(2)
+            self.register_buffer("decay", torch.tensor(0.9999, dtype=torch.float64))
+            self.register_buffer("scale", torch.tensor(0.5))
+
+    problems = Problems(Precise())
+    problems.to("cpu", torch.bfloat16)
+    assert {name: buffer.dtype for name, buffer in problems.template.named_buffers()} == {
+        "decay": torch.float64,
+        "scale": torch.bfloat16,
+    }
+    assert problems.template.x.dtype == torch.bfloat16

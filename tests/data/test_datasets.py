@@ -51,7 +51,7 @@ def test_cifar_s_pixels_and_labels_are_those_of_the_files(cifar_root: Path, orig
 
 
 def test_files_of_another_md5_are_refused_unless_allowed(cifar_root: Path) -> None:
-    with pytest.raises(InputError, match=r"no readable CIFAR10 in '.*' \(.*corrupted.*\); set data.root"):
+    with pytest.raises(InputError, match=r"no readable CIFAR10 in '.*' \(.*corrupted.*\); set the DataModule's root"):
         CIFAR10DataModule(str(cifar_root), download=False).setup("fit")
     data = ready(CIFAR10DataModule, str(cifar_root), **SUBSET)
     sizes = [sum(len(c["label"]) for c in data.held_out_data(split, "cpu")) for split in (Split.VALIDATION, Split.TEST)]

@@ -65,7 +65,7 @@ def test_training_draws_from_55000_images_and_scores_use_the_5000_and_10000_othe
 
 
 def test_missing_files_and_damaged_ones_are_refused_by_name(tmp_path: Path, mnist_root: Path) -> None:
-    with pytest.raises(InputError, match=r"no readable MNIST in '.*nowhere'.*data.root.*data.download"):
+    with pytest.raises(InputError, match=r"no readable MNIST in '.*nowhere'.*DataModule's root.*its download"):
         MNISTDataModule(str(tmp_path / "nowhere"), download=False).setup("fit")
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -99,6 +99,6 @@ def test_downloads_go_through_torchvision(tmp_path: Path, mnist_root: Path, monk
 def test_a_failed_download_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{(tmp_path / 'nowhere').as_uri()}/"])
     with pytest.raises(
-        InputError, match=r"could not be downloaded to .*; put the files there by hand, or set data.root"
+        InputError, match=r"could not be downloaded to .*; put the files there by hand, or set the DataModule's root"
     ):
         MNISTDataModule(str(tmp_path / "new")).prepare_data()

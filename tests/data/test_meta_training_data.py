@@ -5,18 +5,24 @@ from pathlib import Path
 import pytest
 import torch
 
+from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split
 from l2l_lightning.data import FunctionDataModule, MetaTrainingDataModule, MNISTDataModule, QuadraticDataModule
-from l2l_lightning.optimizees import ImageMLP, MetaTrainingProblem, Quadratic, Rosenbrock
-from l2l_lightning.rules import CoordinatewiseLSTM, MultiscaleAdam
+from l2l_lightning.optimizees import ImageMLP, MetaTrainingProblem, OptimizeeModule, Quadratic, Rosenbrock
+from l2l_lightning.rules import CoordinatewiseLSTM
 
 B, U, P, INNER_UNROLL, DIM = 3, 4, 6, 5, 2
 
 
+def problem(optimizee: OptimizeeModule, unroll: int = INNER_UNROLL) -> MetaTrainingProblem:
+    return MetaTrainingProblem(CoordinatewiseLSTM(layers=1, hidden_size=3), optimizee, unroll)
+
+
 def quadratics(**changes: float) -> MetaTrainingDataModule:
-    inner = QuadraticDataModule(dim=DIM, problems=P, unroll=INNER_UNROLL, **changes)
-    return MetaTrainingDataModule(inner, Quadratic(DIM, init_std=1.0), unroll=U, problems=B, seed=0)
+    data = MetaTrainingDataModule(QuadraticDataModule(dim=DIM, problems=P, **changes), unroll=U, problems=B, seed=0)
+    data.bind(problem(Quadratic(DIM, init_std=1.0)))
+    return data
 
 
 def test_every_point_of_every_problem_has_new_inner_problems() -> None:
@@ -51,7 +57,8 @@ def test_batches_are_those_that_the_inner_datamodule_drew() -> None:
         def prepare(self, batch: dict) -> dict:
             return {"half": batch["code"] / 2}
 
-    data = MetaTrainingDataModule(Counting(problems=P, unroll=INNER_UNROLL), Rosenbrock(), unroll=U, problems=B)
+    data = MetaTrainingDataModule(Counting(problems=P), unroll=U, problems=B)
+    data.bind(problem(Rosenbrock()))
     window = data.window(Split.TRAIN, 0)._replace(prepare=data.prepare)
     for point in range(U + 1):
         seen = window.data(point, {})
@@ -62,17 +69,18 @@ def test_batches_are_those_that_the_inner_datamodule_drew() -> None:
 
 def test_what_it_draws_is_what_the_problem_reads() -> None:
     data = quadratics(gradient_noise=0.1)
-    problems = Problems(MetaTrainingProblem(MultiscaleAdam(), Quadratic(DIM), INNER_UNROLL))
+    problems = Problems(problem(Quadratic(DIM)))
     problems.try_on(data.trial_data())
     assert problems.losses(problems.draw(B, torch.Generator()), data.window(Split.TRAIN, 0).data(0, {})).shape == (B,)
 
 
 def test_rules_are_trained_on_real_images_as_a_problem(mnist_root: Path) -> None:
-    mnist = MNISTDataModule(str(mnist_root), download=False, batch_size=8, problems=2, unroll=5)
-    optimizee = ImageMLP(hidden_sizes=[4])
-    data = MetaTrainingDataModule(mnist, optimizee, unroll=2, problems=2, seed=0)
+    mnist = MNISTDataModule(str(mnist_root), download=False, batch_size=8, problems=2)
+    data = MetaTrainingDataModule(mnist, unroll=2, problems=2, seed=0)
+    optimizee = problem(ImageMLP(hidden_sizes=[4]))
     data.prepare_data()
     data.setup("fit")
+    data.bind(optimizee)
     (window, *_) = data.train_dataloader()
     seen = window.data(1, {})
     index = window.batches["batch/index"][1]
@@ -80,7 +88,23 @@ def test_rules_are_trained_on_real_images_as_a_problem(mnist_root: Path) -> None
     assert torch.equal(seen["batch/image"], mnist.prepare({"index": index})["image"])
     assert torch.equal(seen["batch/label"], mnist.prepare({"index": index})["label"])
 
-    problems = Problems(MetaTrainingProblem(CoordinatewiseLSTM(layers=1, hidden_size=3), optimizee, unroll=5))
+    problems = Problems(optimizee)
     losses, grads = problems.losses_and_grads(problems.draw(2, torch.Generator()), seen)
     assert losses.tolist() == pytest.approx([2.3, 2.3], abs=0.5)
     assert grads.any(1).all()
+
+
+def test_other_optimizees_are_refused() -> None:
+    data = MetaTrainingDataModule(QuadraticDataModule(dim=DIM))
+    with pytest.raises(InputError, match=r"^MetaTrainingDataModule draws problems for a MetaTrainingProblem, got a Q"):
+        data.bind(Quadratic(DIM))
+
+
+def test_what_it_draws_has_the_default_dtype() -> None:
+    """Lightning's double precision sets it after the optimizee was built."""
+    data, before = quadratics(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert {leaf.dtype for leaf in data.window(Split.TRAIN, 0).batches.values()} == {torch.float64}
+    finally:
+        torch.set_default_dtype(before)

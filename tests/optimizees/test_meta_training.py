@@ -246,7 +246,7 @@ def test_a_fourth_level_is_the_same_again() -> None:
 def test_every_training_starts_with_a_phi_of_its_own_as_the_constructor_draws_it() -> None:
     rule = KMomentums(k=3, hidden_size=400)
     problem = MetaTrainingProblem(rule, Quadratic(DIM), UNROLL)
-    before, given = torch.get_rng_state(), rule.hidden.weight.detach().clone()
+    before, given = torch.get_rng_state(), parameters_to_vector(rule.parameters()).detach().clone()
     phis = []
     for seed in (1, 2, 1):
         problem.reset_parameters(torch.Generator().manual_seed(seed))
@@ -254,9 +254,9 @@ def test_every_training_starts_with_a_phi_of_its_own_as_the_constructor_draws_it
     assert torch.equal(before, torch.get_rng_state()), "torch's own generator is left alone"
     assert torch.equal(phis[0], phis[2])
     assert not torch.equal(phis[0], phis[1])
-    assert not torch.equal(rule.hidden.weight, given)
+    assert torch.equal(parameters_to_vector(rule.parameters()), given), "the caller's rule is left alone"
     bound = 3**-0.5  # of nn.Linear
-    assert rule.hidden.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+    assert problem.rule.hidden.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -286,30 +286,43 @@ def test_parts_of_a_rule_start_anew_too(rule: UpdateRule) -> None:
 def test_it_is_what_the_project_expects_of_an_optimizee() -> None:
     """The check of authors' plug-ins; its finite differences know of all derivatives."""
     rule = CoordinatewiseLSTM(layers=1, hidden_size=3, output_scale=0.3)
-    inner = QuadraticDataModule(3, problems=32, unroll=5)
-    data = MetaTrainingDataModule(inner, Quadratic(3), problems=8)
+    data = MetaTrainingDataModule(QuadraticDataModule(3, problems=32), problems=8)
     check_optimizee(MetaTrainingProblem(rule, Quadratic(3), unroll=5, second_order=True), data)
 
 
-def test_inner_problems_that_diverge_do_not_count_and_a_training_that_does_is_noticed() -> None:
-    levels = Levels.draw("mlp")
-    problems, data = Problems(levels.problem()), levels.window().data(0, {})
+@pytest.mark.parametrize("name", SECOND)
+@orders
+def test_inner_problems_that_diverge_do_not_count_and_a_training_that_does_is_noticed(
+    name: str, inner: bool, outer: bool
+) -> None:
+    levels = Levels.draw(name)
+    problems, data = Problems(levels.problem(inner)), levels.window().data(0, {})
     data["batch/y"] = data["batch/y"].clone()
-    data["batch/y"][0, :, 0] = torch.inf  # one of the inner problems of the first training
+    data["batch/y"][0, 2:, 0] = torch.inf  # one of the inner problems of the first training, after two steps
     data["batch/y"][1] = torch.inf  # all of the second
     losses, grads = problems.losses_and_grads(levels.phi, data)
-    alone = {name: leaf[:1, 1:] if name != "batch/y" else leaf[:1, :, 1:] for name, leaf in data.items()}
-    expected = Problems(levels.problem()).losses_and_grads(levels.phi[:1], alone)
-    torch.testing.assert_close(losses[:1], expected[0])
-    torch.testing.assert_close(grads[:1], expected[1])
+
+    vector_to_parameters(levels.phi[0], levels.rule.parameters())
+    theta, instance = data["theta"][0], {"W": data["instance/W"][0]}
+    state = fresh_state(theta, levels.rule.init_state(theta), instance, torch.full((INNER,), 1000))
+    window = Window(0, INNER, UNROLL, {}, {"y": data["batch/y"][0]})
+    plain = unroll(levels.rule, Problems(Quadratic(DIM).double()), state, window, Objective(), inner)
+    plain.meta_loss.backward()
+    assert plain.state.diverged.tolist() == [True, False]
+    torch.testing.assert_close(losses[0], plain.meta_loss.detach())
+    torch.testing.assert_close(grads[0], parameters_to_vector(p.grad for p in levels.rule.parameters()))
     assert losses[1].isnan()
+    assert not grads[1].isfinite().all()
 
     third = third_network()
     state = fresh_state(levels.phi, third.init_state(levels.phi), {}, torch.full((2,), 1000))
     window = Window(0, 2, 2, {}, {name: torch.stack([leaf] * 3) for name, leaf in data.items()})
-    walked = unroll(third, problems, state, window, Objective())
+    walked = unroll(third, problems, state, window, Objective(), outer)
     assert walked.state.diverged.tolist() == [False, True]
     assert walked.meta_loss.isfinite()
+    found = torch.autograd.grad(walked.meta_loss, list(third.parameters()))
+    assert all(grad.isfinite().all() for grad in found)
+    assert any(grad.any() for grad in found)
 
 
 def test_a_rule_without_parameters_is_refused() -> None:
@@ -318,13 +331,11 @@ def test_a_rule_without_parameters_is_refused() -> None:
     MetaTrainingProblem(Adam(trainable=True), Quadratic(DIM))
 
 
-def test_data_of_another_optimizee_or_unroll_are_refused() -> None:
+def test_data_of_another_optimizee_are_refused() -> None:
     levels = Levels.draw("mlp")
-    data = levels.window().data(0, {})
-    with pytest.raises(InputError, match="draws theta of 2 coordinates, but the optimizee has 3; give both the same"):
-        Problems(MetaTrainingProblem(levels.rule, Quadratic(3).double(), UNROLL)).losses(levels.phi, data)
-    with pytest.raises(InputError, match="inner batches have 3 inner steps, but unroll is 5; give both the same"):
-        Problems(MetaTrainingProblem(levels.rule, Quadratic(DIM).double(), 5)).losses(levels.phi, data)
+    problems = Problems(MetaTrainingProblem(levels.rule, Quadratic(3).double(), UNROLL))
+    with pytest.raises(InputError, match=r"the data's theta has 2 coordinates, but its optimizee Quadratic has 3\.$"):
+        problems.losses(levels.phi, levels.window().data(0, {}))
 
 
 def test_another_dtype_of_phi_moves_the_inner_problem_too() -> None:

@@ -52,10 +52,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "MetaOptimizerModule": {"rule": {"class_path": "SGD"}, "optimizee": {"class_path": "Booth"}},
     "TorchOptimizer": {"name": "SGD"},
     "MetaTrainingProblem": {"rule": LSTM, "optimizee": {"class_path": "Booth"}},
-    "MetaTrainingDataModule": {
-        "inner": {"class_path": "FunctionDataModule", "init_args": {}},
-        "optimizee": {"class_path": "Booth"},
-    },
+    "MetaTrainingDataModule": {"inner": {"class_path": "FunctionDataModule", "init_args": {}}},
     "FromModule": {"module": {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 2}}},
 }
 ABSTRACT = {"HandmadeRule", "CoordinatewiseNetwork", "NormalizedInputs", "Function", "TestFunction", "ImageClassifier"}

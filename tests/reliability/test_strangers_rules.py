@@ -314,13 +314,11 @@ IMAGES = "l2l_lightning.data.ImageDataModule"
         },
         {
             "optimizee": OPTIMIZEE,
-            "data": rule("l2l_lightning.data.MetaTrainingDataModule", inner=rule("this.s"), optimizee=OPTIMIZEE),
+            "data": rule("l2l_lightning.data.MetaTrainingDataModule", inner=rule("this.s")),
         },
         {
             "optimizee": OPTIMIZEE,
-            "data": rule(
-                "l2l_lightning.data.MetaTrainingDataModule", inner=rule(IMAGES, dataset="this.s"), optimizee=OPTIMIZEE
-            ),
+            "data": rule("l2l_lightning.data.MetaTrainingDataModule", inner=rule(IMAGES, dataset="this.s")),
         },
         {"optimizee": OPTIMIZEE, "data": DATA | {"dict_kwargs": {"root": "etc"}}},
         {"optimizee": OPTIMIZEE, "data": DATA | {"init_args.root": "etc", "init_args.check_md5": False}},
@@ -342,7 +340,7 @@ def test_a_target_in_a_file_does_not_say_where_data_lie_or_how_they_are_checked(
     data = rule("l2l_lightning.data.CIFAR10DataModule", root="/tmp/evil", check_md5=False, steps=40)
     file = strangers.rule_file(tmp_path / "x.safetensors", trained_on={"optimizee": OPTIMIZEE, "data": data})
     assert compare._trained_on([str(file)], ())["Quadratic"]["data"]["init_args"] == {"steps": 40}
-    nested = rule("l2l_lightning.data.MetaTrainingDataModule", inner=data, optimizee=OPTIMIZEE)
+    nested = rule("l2l_lightning.data.MetaTrainingDataModule", inner=data)
     file = strangers.rule_file(tmp_path / "y.safetensors", trained_on={"optimizee": OPTIMIZEE, "data": nested})
     found = compare._trained_on([str(file)], ())["Quadratic"]["data"]["init_args"]
     assert found["inner"]["init_args"] == {"steps": 40}
