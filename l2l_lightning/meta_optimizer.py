@@ -174,10 +174,10 @@ class MetaOptimizerModule(L.LightningModule):
         return [parameter for parameter in self.rule.parameters() if parameter.requires_grad]
 
     def setup(self, stage: str) -> None:
-        """Try the optimizee on the DataModule's extremes now: a rare label beyond its classes would come up any time.
+        """Let the DataModule know its reader, and try the optimizee on its extremes: a rare label may come up any time.
 
         Raises:
-            InputError: if the optimizee cannot read them.
+            InputError: if the two do not go together.
         """
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, ProblemDataModule):

@@ -1,5 +1,6 @@
 """A meta-training of seconds, through Lightning and through the command line."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ def trainer(folder: Path, *callbacks: Callback, **changes: Any) -> L.Trainer:
         "logger": False,
     }
     return L.Trainer(default_root_dir=folder, callbacks=list(callbacks), **arguments | changes)
+
+
+def options(values: Mapping[str, object]) -> list[str]:
+    """The words of the command line for these options."""
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
 def l2l(command: str, folder: Path, *arguments: str, config: Path | None = CONFIG) -> None:

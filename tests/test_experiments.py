@@ -57,8 +57,7 @@ def test_half_a_minute_makes_an_outer_optimizer_that_beats_tuned_adam(tmp_path: 
         "data.init_args.tuning_problems": 8,
         "trainer.max_epochs": 1,
     }
-    words = [word for key, value in smaller.items() for word in (f"--{key}", str(value))]
-    assert ratios(tmp_path, "optimizer_cubed", *words)["mean_loss"] < 1.0
+    assert ratios(tmp_path, "optimizer_cubed", *small.options(smaller))["mean_loss"] < 1.0
 
 
 @pytest.mark.slow

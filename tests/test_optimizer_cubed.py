@@ -39,7 +39,7 @@ SMALL = {
 
 
 def shrunk(**changes: object) -> list[str]:
-    return [word for key, value in (SMALL | changes).items() for word in (f"--{key}", str(value))]
+    return small.options(SMALL | changes)
 
 
 @pytest.fixture(scope="module")

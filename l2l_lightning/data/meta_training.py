@@ -49,6 +49,7 @@ class MetaTrainingDataModule(ProblemDataModule):
         self.inner.setup(stage)
 
     def draw(self, generator: torch.Generator, problems: int) -> tuple[Data, Data]:
+        """No instances, and batches (U+1, B, ...) of what ``MetaTrainingProblem`` reads."""
         assert self._starts is not None, "bind(optimizee) comes first"
         lead = (self.unroll + 1, problems, self.inner.problems)
         instance, batches = self.inner.draw(generator, prod(lead))

@@ -20,7 +20,13 @@ THETA, INSTANCE, BATCH = "theta", "instance/", "batch/"
 
 
 def as_data(theta: Tensor, instance: Data, batches: Data) -> Data:
-    """What ``MetaTrainingProblem`` reads, from initial parameters, instances and batches of its inner problems."""
+    """What ``MetaTrainingProblem`` reads, as one dictionary of leaves of the same shapes.
+
+    Args:
+        theta: (..., P, n) initial parameters of the inner problems.
+        instance: leaves (..., P, ...).
+        batches: leaves (..., U+1, P, ...).
+    """
     named = {INSTANCE + name: leaf for name, leaf in instance.items()}
     return {THETA: theta, **named, **{BATCH + name: leaf for name, leaf in batches.items()}}
 
