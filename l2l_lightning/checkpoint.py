@@ -23,6 +23,7 @@ from l2l_lightning.rules import PARTS
 from l2l_lightning.rules.base import UpdateRule
 
 KEY = "l2l_lightning"
+FORMAT = 2  # of checkpoints and exported rules; 1 named classes by their defining modules
 IGNORED = "the inner state in the checkpoint belongs to its own training and is ignored."
 LONGEST_REASON = 500  # characters of what a reader or a constructor says of a stranger's file
 
@@ -130,6 +131,20 @@ def build_rule(
     return rule
 
 
+def check_format(found: object, name: str) -> None:
+    """Refuse files of another format.
+
+    Raises:
+        InputError: if the format is not the one that this version writes.
+    """
+    if found != FORMAT or isinstance(found, bool):
+        shown = "no format number" if found is None else f"format {brief(found)}"
+        raise InputError(
+            f"{name} has {shown}, but this version reads format {FORMAT}: train the rule again, or use the version that "
+            "wrote the file."
+        )
+
+
 def phi(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The rule's parameters without the LightningModule's prefix."""
     return {name.removeprefix("rule."): value for name, value in checkpoint["state_dict"].items()}
@@ -160,7 +175,10 @@ def saved_state(checkpoint: Any, name: str = "The checkpoint") -> dict[str, Any]
     if not is_plain_dict(checkpoint) or KEY not in checkpoint:
         raise InputError(f"{name} is not a checkpoint of l2l_lightning: it was not written by `l2l fit`.")
     check_tensors(checkpoint.get("state_dict"), f"{name}: state_dict")
-    check_saved(checkpoint[KEY], name)
+    saved = checkpoint[KEY]
+    if isinstance(saved, dict):
+        check_format(saved.get("format"), name)
+    check_saved(saved, name)
     return checkpoint[KEY]
 
 

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from l2l_lightning import checkpoint
+from l2l_lightning.checkpoint import FORMAT
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.instantiate import brief, check_plain
 from l2l_lightning.file_checks import check_described, check_finite, check_tensors
 from l2l_lightning.rules.base import UpdateRule
 
-FORMAT = 1
 LARGEST_HEADER = 1_000_000  # bytes; descriptions have some thousand
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -124,8 +124,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(description, dict) or not {"format", "rule", "sha256"} <= description.keys():
         raise InputError(f"{path} was not written by `l2l export`: its description is missing.")
     check_plain(description, f"{path}: its description")
-    if description["format"] != FORMAT:
-        raise InputError(f"{path} has format {brief(description['format'])}, this version reads {FORMAT}.")
+    checkpoint.check_format(description["format"], str(path))
     check_described(description, str(path))
     check_tensors(tensors, str(path))
     if digest(tensors) != description["sha256"]:

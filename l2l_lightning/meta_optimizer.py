@@ -388,6 +388,7 @@ class MetaOptimizerModule(L.LightningModule):
             "totals": {name: getattr(self, name) for name in PROBLEM_TOTALS},
         }
         checkpoint[checkpoints.KEY] = {
+            "format": checkpoints.FORMAT,
             "rule": describe(self.rule),
             "trained_on": self.trained_on,
             "seed": self.seed,

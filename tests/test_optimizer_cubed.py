@@ -73,7 +73,7 @@ def test_its_checkpoint_is_the_outer_optimizer_of_another_training(third: Path, 
     small.l2l("fit", tmp_path, "--config", str(config), "--trainer.max_steps", "2")
     saved = checkpoint.read(tmp_path / "outer/version_0/checkpoints/last.ckpt")
     (group,) = saved["optimizer_states"][0]["param_groups"]
-    assert group["rule"]["class_path"] == "l2l_lightning.rules.recurrent.CoordinatewiseLSTM"
+    assert group["rule"]["class_path"] == "l2l_lightning.rules.CoordinatewiseLSTM"
     assert group["rule"]["init_args"]["hidden_size"] == 4
     states = saved["optimizer_states"][0]["state"]
     assert {int(state["step"]) for state in states.values()} == {2}

@@ -1,6 +1,7 @@
 """An object's class and arguments as plain values, so that a checkpoint can say what it holds."""
 
 import inspect
+import sys
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -28,9 +29,22 @@ def describe(thing: Any) -> Any:
         return {key: describe(value) for key, value in thing.items()}
     if is_dataclass(thing):
         return {item.name: describe(getattr(thing, item.name)) for item in fields(thing)}
-    kind = type(thing)
     arguments = {name: describe(value) for name, value in _arguments(thing).items()}
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+    return {"class_path": public_path(type(thing)), "init_args": arguments}
+
+
+def public_path(cls: type) -> str:
+    """The shortest import path of a class, such as ``l2l_lightning.rules.SGD``.
+
+    Files name classes by it, so a class may move to another module of its package. Packages count if they are imported
+    and hold the class under its own name; without one the path is that of the defining module.
+    """
+    modules = cls.__module__.split(".")
+    for length in range(1, len(modules)):
+        package = ".".join(modules[:length])
+        if package in sys.modules and vars(sys.modules[package]).get(cls.__qualname__) is cls:
+            return f"{package}.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def rebuild(thing: Any) -> Any:
@@ -67,7 +81,7 @@ def outline(thing: Any) -> Any:
     try:
         return describe(thing)
     except InputError:
-        return {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": None}
+        return {"class_path": public_path(type(thing)), "init_args": None}
 
 
 def without(description: Any, *arguments: str) -> Any:

@@ -65,7 +65,7 @@ def test_description_is_plain_and_rebuilds_its_object(thing):
 
 def test_description_holds_the_arguments_not_the_defaults():
     description = describe(CoordinatewiseLSTM(hidden_size=3, preprocessing=LogAndSign(p=5.0)))
-    assert description["class_path"] == "l2l_lightning.rules.recurrent.CoordinatewiseLSTM"
+    assert description["class_path"] == "l2l_lightning.rules.CoordinatewiseLSTM"
     assert description["init_args"]["hidden_size"] == 3
     assert description["init_args"]["preprocessing"]["init_args"] == {"p": 5.0}
 

@@ -41,7 +41,7 @@ NAMES = st.sampled_from(
         "init_args",
         "rule",
         "os.system",
-        "l2l_lightning.rules.handmade.Adam",
+        "l2l_lightning.rules.Adam",
         "\x00\x1b[2J",
         "9" * 50,
     ]
