@@ -21,7 +21,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from benchmarks import plain_loop
 from benchmarks.meter import Meter
 from benchmarks.settings import INIT_STD, OUTER_RATE, RESTART, SETTINGS, Setting, sum_of_squares
-from l2l_lightning.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
 from l2l_lightning.core.horizon import FixedHorizon
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
@@ -29,9 +28,10 @@ from l2l_lightning.core.sampling import sample_coordinates
 from l2l_lightning.core.state import fresh_state
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.data import QuadraticDataModule
-from l2l_lightning.meta_optimizer import MetaOptimizerModule
 from l2l_lightning.optimizees import Quadratic
 from l2l_lightning.rules import CoordinatewiseLSTM
+from l2l_lightning.training.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
+from l2l_lightning.training.module import MetaOptimizerModule
 
 
 def train_plain(setting: Setting, meter: Meter) -> None:

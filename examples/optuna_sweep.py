@@ -13,7 +13,7 @@ from statistics import mean
 import optuna
 from filelock import FileLock
 
-from l2l_lightning.cli import run
+from l2l_lightning.cli.main import run
 from l2l_lightning.core.errors import InputError, RunError
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from l2l_lightning import exported
-from l2l_lightning.core.description import describe, differences
 from l2l_lightning.core.errors import InputError, check_choice, check_non_negative, check_positive_int
 from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
+from l2l_lightning.files import rule_file
+from l2l_lightning.files.description import describe, differences
 from l2l_lightning.rules.base import UpdateRule
 from l2l_lightning.rules.partitioned import PartitionedRule
 
@@ -109,7 +109,7 @@ class LearnedOptimizer(Optimizer):
         try:
             rule = _rule_of(group["rule"], self.allow)
             # Plain values only, so that a saved state loads with weights_only=True.
-            group["rule"] = describe(rule) | {"sha256": exported.digest(rule.state_dict())}
+            group["rule"] = describe(rule) | {"sha256": rule_file.digest(rule.state_dict())}
             self._check(group)
             parts = [_part(rule, name) for name in names]
         except Exception:
@@ -268,7 +268,7 @@ def _rule_of(given: UpdateRule | str | Path, allow: Sequence[str]) -> UpdateRule
         return given
     if not isinstance(given, str | Path):
         raise InputError(f"LearnedOptimizer: rule must be an update rule, a file or a name, got {given!r}.")
-    return exported.load(given, allow)
+    return rule_file.load(given, allow)
 
 
 def _part(rule: UpdateRule, name: str | None) -> UpdateRule:

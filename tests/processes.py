@@ -12,7 +12,7 @@ from pathlib import Path
 import small
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["l2l_lightning.cli", "tensorboard", "torch.utils.tensorboard"])
+FORKS.set_forkserver_preload(["l2l_lightning.cli.main", "tensorboard", "torch.utils.tensorboard"])
 
 
 def arguments(folder: Path, *more: str, config: Path = small.CONFIG) -> list[str]:
@@ -75,7 +75,7 @@ def _main(words: list[str], said: Path, environment: dict[str, str]) -> None:
     with said.open("ab", buffering=0) as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
-    from l2l_lightning.cli import main
+    from l2l_lightning.cli.main import main
 
     sys.argv = ["l2l", *words]
     main(words)

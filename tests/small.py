@@ -8,13 +8,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from l2l_lightning.cli import main
+from l2l_lightning.cli.main import main
 from l2l_lightning.core.horizon import FixedHorizon
 from l2l_lightning.data import QuadraticDataModule
 from l2l_lightning.evaluation.compare import Baselines
-from l2l_lightning.meta_optimizer import MetaOptimizerModule
 from l2l_lightning.optimizees import Quadratic
 from l2l_lightning.rules import Adam, CoordinatewiseLSTM, Nesterov
+from l2l_lightning.training.module import MetaOptimizerModule
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quadratic_smoke.yaml"
 

@@ -17,8 +17,8 @@ import tally
 import torch
 from safetensors.torch import save_file
 
-from l2l_lightning import exported
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.files import rule_file as rule_files
 
 SECONDS = 10.0  # a fraction of one where the machine has nothing else to do
 RULES = "l2l_lightning.rules."
@@ -33,7 +33,7 @@ def trained() -> Path:
     module, trainer = small.module(), small.trainer(folder, max_epochs=1, limit_val_batches=0)
     trainer.fit(module, datamodule=small.data())
     trainer.save_checkpoint(folder / "rule.ckpt")
-    exported.export(folder / "rule.ckpt", folder / "rule.safetensors")
+    rule_files.export(folder / "rule.ckpt", folder / "rule.safetensors")
     return folder
 
 
@@ -54,7 +54,7 @@ def described() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 @functools.cache
 def _exported() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    return exported.read(trained() / "rule.safetensors")
+    return rule_files.read(trained() / "rule.safetensors")
 
 
 def checkpoint(path: Path, content: Any) -> Path:
@@ -66,7 +66,7 @@ def rule_file(path: Path, tensors: dict[str, torch.Tensor] | None = None, **chan
     """An exported file with these tensors and changes of its description, and a hash that fits."""
     description, own = described()
     tensors = own if tensors is None else tensors
-    return raw_rule_file(path, description | {"sha256": exported.digest(tensors)} | changes, tensors)
+    return raw_rule_file(path, description | {"sha256": rule_files.digest(tensors)} | changes, tensors)
 
 
 def raw_rule_file(path: Path, description: Any, tensors: dict[str, torch.Tensor] | None = None) -> Path:

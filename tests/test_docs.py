@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from l2l_lightning.cli import main
+from l2l_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,7 +14,7 @@ import processes
 import pytest
 import small
 
-from l2l_lightning.cli import main
+from l2l_lightning.cli.main import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHORT = ["--trainer.max_epochs", "1", "--data.init_args.windows_per_epoch", "3", "--trainer.accelerator", "cpu"]

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from walks import LEARNED, ROUTES, assert_equal, assert_same_state, flat, parameters, snapshot, walk
 
-from l2l_lightning import LearnedOptimizer, exported
+from l2l_lightning import LearnedOptimizer
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.files import rule_file
 from l2l_lightning.rules import (
     SGD,
     Adam,
@@ -120,7 +121,7 @@ def trained(tmp_path_factory):
     module, trainer = small.module(), small.trainer(folder, max_epochs=1, limit_val_batches=0)
     trainer.fit(module, datamodule=small.data())
     trainer.save_checkpoint(folder / "rule.ckpt")
-    exported.export(folder / "rule.ckpt", folder / "rule.safetensors")
+    rule_file.export(folder / "rule.ckpt", folder / "rule.safetensors")
     return module.rule, folder
 
 
@@ -154,4 +155,4 @@ def test_an_unknown_name_is_told_in_one_sentence():
     with pytest.raises(InputError, match=r"^lstm-of-nobody is neither a file nor a pretrained rule; ") as caught:
         LearnedOptimizer(parameters((2,)), "lstm-of-nobody")
     assert "\n" not in str(caught.value)
-    assert all(name in str(caught.value) for name in exported.pretrained_names())
+    assert all(name in str(caught.value) for name in rule_file.pretrained_names())

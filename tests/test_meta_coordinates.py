@@ -11,8 +11,8 @@ from torch import Tensor
 
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.state import RuleState
-from l2l_lightning.meta_optimizer import MetaOptimizerModule
 from l2l_lightning.rules import CoordinatewiseGRU, CoordinatewiseLSTM, MultiscaleAdam, RuleInput, UpdateRule
+from l2l_lightning.training.module import MetaOptimizerModule
 
 RULES = {
     "lstm": lambda: CoordinatewiseLSTM(layers=1, hidden_size=5, output_scale=0.1),

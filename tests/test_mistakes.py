@@ -6,8 +6,8 @@ import pytest
 import small
 import torch
 
-from l2l_lightning import checkpoint
-from l2l_lightning.cli import main
+from l2l_lightning.cli.main import main
+from l2l_lightning.files import checkpoint
 
 CONFIGS = small.CONFIG.parent
 

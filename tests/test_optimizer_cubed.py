@@ -10,9 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_mistakes import mistake
 from test_resume import assert_same_training
 
-from l2l_lightning import LearnedOptimizer, checkpoint, exported
-from l2l_lightning.cli import main
+from l2l_lightning import LearnedOptimizer
+from l2l_lightning.cli.main import main
 from l2l_lightning.core.unroll import unroll
+from l2l_lightning.files import checkpoint, rule_file
 
 CONFIG = small.CONFIG.parent / "optimizer_cubed.yaml"
 SMALL = {
@@ -57,7 +58,7 @@ def test_the_third_network_is_trained_and_compared_as_any_rule_is(third: Path, t
     small.l2l("test", tmp_path, *shrunk(), "--ckpt_path", str(best), config=CONFIG)
     (report,) = third.glob("test/version_0/test.json")
     assert json.loads(report.read_text())["contenders"].keys() == {"learned", "Adam", "SGD"}
-    described = exported.trained_on(best)["optimizee"]["init_args"]
+    described = rule_file.trained_on(best)["optimizee"]["init_args"]
     assert described["rule"]["class_path"] == "l2l_lightning.rules.KMomentums"
     assert described["optimizee"]["class_path"] == "l2l_lightning.optimizees.Quadratic"
 
@@ -80,7 +81,7 @@ def test_its_checkpoint_is_the_outer_optimizer_of_another_training(third: Path, 
 
 
 def test_a_learned_outer_optimizer_steps_as_it_does_in_a_plain_loop(third: Path, tmp_path: Path) -> None:
-    rule = exported.load(third / "checkpoints/best.ckpt")
+    rule = rule_file.load(third / "checkpoints/best.ckpt")
     found, plain = (small.module(optimizer=lambda params: LearnedOptimizer(params, rule)) for _ in range(2))
     small.trainer(tmp_path, max_epochs=1).fit(found, small.data())
 
@@ -186,7 +187,7 @@ data:
     ]
     small.l2l("fit", tmp_path, *own, "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0", config=config)
     file = tmp_path / "images/version_0/checkpoints/last.ckpt"
-    assert str(mnist_root) not in json.dumps(exported.trained_on(file))
+    assert str(mnist_root) not in json.dumps(rule_file.trained_on(file))
     words = ["--rules", "[Adam]", "--learning_rates", "0.01", "--output_dir", str(tmp_path / "out")]
     main(["compare", "--ckpt_path", str(file), *words, "--root", str(mnist_root)])
     assert "MetaTrainingProblem" in (tmp_path / "out/table.md").read_text()

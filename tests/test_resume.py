@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from l2l_lightning import checkpoint
+from l2l_lightning.files import checkpoint
 
 EVERY_WINDOW = """
 trainer:

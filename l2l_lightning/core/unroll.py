@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from l2l_lightning.core.estimators.replay import WithGradient, replay, slopes
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems, nested
-from l2l_lightning.core.replay import WithGradient, replay, slopes
 from l2l_lightning.core.rule import Rule, RuleInput
 from l2l_lightning.core.sampling import CoordinateSample, check_sampled
 from l2l_lightning.core.state import InnerState

@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from l2l_lightning.core.description import describe
 from l2l_lightning.core.errors import check_positive
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
@@ -17,6 +16,7 @@ from l2l_lightning.core.random import Split, Stream, keyed_generator
 from l2l_lightning.core.state import InnerState, fresh_state
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Data, Window
+from l2l_lightning.files.description import describe
 from l2l_lightning.rules import (
     SGD,
     Adagrad,

@@ -5,7 +5,6 @@ import copy
 import torch
 from torch import Tensor
 
-from l2l_lightning.core.description import rebuild
 from l2l_lightning.core.errors import InputError, check_positive_int
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
@@ -13,6 +12,7 @@ from l2l_lightning.core.random import drawn_from
 from l2l_lightning.core.state import fresh_state
 from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Data, Window
+from l2l_lightning.files.description import rebuild
 from l2l_lightning.optimizees.base import OptimizeeModule
 from l2l_lightning.rules import UpdateRule
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from l2l_lightning.core.errors import check_finite, check_parts, check_positive_int
 from l2l_lightning.core.rule import Record, RuleInput
 from l2l_lightning.core.state import RuleState
+from l2l_lightning.kernels.lstm_triton import fits, fused_step
 from l2l_lightning.rules.base import UpdateRule
-from l2l_lightning.rules.lstm_layers import LSTMTape, Weights, lstm, lstm_step
-from l2l_lightning.rules.lstm_triton import fits, fused_step
-from l2l_lightning.rules.preprocessing import LogAndSign, Preprocessing
+from l2l_lightning.rules.lstm_tape import LSTMTape, Weights, block_width
+from l2l_lightning.rules.preprocessing import Identity, LogAndSign, Preprocessing
 from l2l_lightning.rules.schedules import Schedule, check_schedule, value_at
 
 
@@ -74,6 +74,33 @@ class GRUCell(Cell):
         r, z = (from_input[:both] + from_hidden[:both]).sigmoid().chunk(2)
         candidate = torch.addcmul(from_input[both:], r, from_hidden[both:]).tanh()
         return (torch.lerp(candidate, h, z),)
+
+
+def lstm(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """One layer, one step: input (I, R) and hidden leaves (H, R) -> h' and c' (H, R).
+
+    Hochreiter and Schmidhuber 1997 with forget gates.
+    i, f, o = sigmoid(W_ih x + W_hh h + b);  g = tanh(likewise);  c' = f * c + i * g;  h' = o * tanh(c').
+    """
+    i, f, o, g = (torch.addmm(weights.bias, weights.ih, x) + weights.hh @ h).chunk(4)
+    c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c_next.tanh(), c_next
+
+
+def lstm_step(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """``lstm`` for callers who want no graph."""
+    weight, rows, sigmoids = torch.cat(weights, 1), x.shape[1], 3 * len(c)
+    h_next, c_next = torch.empty_like(h), torch.empty_like(c)
+    width = block_width(weight, rows)
+    for start in range(0, rows, width):
+        x_, h_, c_, h_next_, c_next_ = (leaf[:, start : start + width] for leaf in (x, h, c, h_next, c_next))
+        gates = weight @ torch.cat((x_, h_, x.new_ones(1, x_.shape[1])))  # the row of ones carries the bias
+        gates[:sigmoids].sigmoid_()
+        gates[sigmoids:].tanh_()
+        i, f, o, g = gates.chunk(4)
+        torch.mul(f, c_, out=c_next_).addcmul_(i, g)
+        torch.mul(c_next_.tanh(), o, out=h_next_)
+    return h_next, c_next
 
 
 class LSTMCell(Cell):
@@ -207,10 +234,21 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
             nn.init.constant_(cell.bias[hidden_size : 2 * hidden_size], forget_bias)  # type: ignore[index]
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
-        if self.cell is not LSTMCell or not fits(self, inputs.grad):
+        if not self.fuses(inputs.grad):
             return super().forward(inputs, state)
-        step, new_state = fused_step(self, inputs.grad, state)
+        p = self.preprocessing.p if isinstance(self.preprocessing, LogAndSign) else None
+        step, new_state = fused_step(inputs.grad, state, self._weights, p)
         return step * value_at(self.output_scale, inputs.step, step), new_state
+
+    @property
+    def _weights(self) -> list[Tensor]:
+        """W_ih, W_hh and bias of every layer, then those of the head."""
+        return [*(part for cell in self.cells for part in cell.weights), self.head_weight, self.head_bias]  # type: ignore[union-attr]
+
+    def fuses(self, grad: Tensor) -> bool:
+        """Whether a kernel takes the step for this gradient (..., n) in one pass over memory."""
+        known = self.cell is LSTMCell and type(self.preprocessing) in (LogAndSign, Identity)
+        return known and fits(grad, self._weights)
 
     def record(self, state: RuleState, steps: int | None) -> Record | None:
         learns_features = any(parameter.requires_grad for parameter in self.preprocessing.parameters())

@@ -8,8 +8,8 @@ from scenes import Scene, awake
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l2l_lightning.core import replay as replaying
 from l2l_lightning.core import unroll as unrolling
+from l2l_lightning.core.estimators import replay as replaying
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.random import keyed_generator
 from l2l_lightning.core.sampling import sample_coordinates

@@ -8,14 +8,14 @@ from typing import Any, Literal, NamedTuple, Union
 
 from lightning.pytorch.callbacks import Callback
 
-import l2l_lightning.callbacks  # noqa: F401, its classes shall be found
+import l2l_lightning.training.callbacks  # noqa: F401, its classes shall be found
 from l2l_lightning.core.horizon import Horizon, Stage
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.data import ImageDataModule, ProblemDataModule
 from l2l_lightning.evaluation.compare import Baselines
-from l2l_lightning.meta_optimizer import MetaOptimizerModule
 from l2l_lightning.optimizees import OptimizeeModule
 from l2l_lightning.rules import Head, Preprocessing, Route, Schedule, UpdateRule
+from l2l_lightning.training.module import MetaOptimizerModule
 
 Path = tuple[str | int, ...]  # keys and indices that lead to a place in a configuration
 
@@ -95,7 +95,7 @@ def public_classes() -> list[tuple[type, dict[str, Any], Path, Path]]:
     found: dict[str, tuple[type, dict[str, Any], Path, Path]] = {}
     for base, (around, place) in PLACES.items():
         for kind in (base, *subclasses(base)):
-            known = kind.__module__.startswith("l2l_lightning.") and kind.__module__ != "l2l_lightning.cli"
+            known = kind.__module__.startswith("l2l_lightning.") and not kind.__module__.startswith("l2l_lightning.cli")
             concrete = kind not in (
                 UpdateRule,
                 OptimizeeModule,

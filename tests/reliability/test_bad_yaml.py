@@ -19,7 +19,7 @@ from effort import FULL, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2l_lightning import cli
+from l2l_lightning.cli import main as cli
 
 BASE = yaml.safe_load(small.CONFIG.read_text())
 CASES = signatures.cases()
@@ -205,7 +205,7 @@ def processes() -> Iterator[str]:
 @pytest.mark.parametrize("text", list(processes()) if FULL else list(processes())[:1], ids=lambda text: text[:10])
 def test_a_process_ends_soon_with_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(text)
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "l2l_lightning.cli", "fit", "--config", "bad.yaml"],

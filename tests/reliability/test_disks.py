@@ -13,8 +13,9 @@ import small
 import tally
 from test_resume import assert_same_training
 
-from l2l_lightning import checkpoint, run_folder
+from l2l_lightning.cli import run_folder
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.files import checkpoint
 
 RUN = "quadratic_smoke/version_0"
 LONG = ("--trainer.max_epochs", "100000")

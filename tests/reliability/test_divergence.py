@@ -14,13 +14,13 @@ from lightning.pytorch.callbacks import Callback
 from test_resume import tensors
 from torch import Tensor, nn
 
-from l2l_lightning import checkpoint
 from l2l_lightning.core.horizon import FixedHorizon
 from l2l_lightning.core.state import InnerState
 from l2l_lightning.core.window import Data
-from l2l_lightning.meta_optimizer import MetaOptimizerModule
+from l2l_lightning.files import checkpoint
 from l2l_lightning.optimizees import Quadratic
 from l2l_lightning.rules import CoordinatewiseLSTM
+from l2l_lightning.training.module import MetaOptimizerModule
 
 STEEP, SICK, WHEN = 1234.5, 2, 2  # the target at which Cliff has no slope; the problem and the window of a fault
 MODES = {"recorded": {}, "graph": {"second_order": True}, "replayed": {"meta_coordinates": 2}}

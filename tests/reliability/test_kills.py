@@ -13,7 +13,7 @@ import tally
 from effort import FULL
 from test_resume import assert_same_training, scalars
 
-from l2l_lightning import checkpoint
+from l2l_lightning.files import checkpoint
 
 KILLS = 20 if FULL else 5
 RUN = "quadratic_smoke/version_0"

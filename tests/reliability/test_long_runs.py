@@ -14,7 +14,7 @@ import tally
 from effort import FULL
 from lightning.pytorch.callbacks import Callback
 
-from l2l_lightning import checkpoint
+from l2l_lightning.files import checkpoint
 
 EPOCHS, WINDOWS = (1000, 20) if FULL else (24, 25)
 MEGABYTES = 4.0

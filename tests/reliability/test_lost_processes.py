@@ -16,7 +16,8 @@ import tally
 from effort import FULL
 from test_resume import assert_same_training
 
-from l2l_lightning import checkpoint, cli
+from l2l_lightning import cli
+from l2l_lightning.files import checkpoint
 
 RUN = "quadratic_smoke/version_0"
 OPTIONS = ("--trainer.limit_val_batches", "0", "--last_checkpoint.every_seconds", "1e-9")
@@ -91,7 +92,7 @@ def test_all_processes_stop_after_the_same_window(tmp_path: Path, who: str, sign
 @contextmanager
 def command(words: list[str], said: Path) -> Iterator[subprocess.Popen]:
     """A command in a process group of its own, all of which is gone afterwards."""
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
     with said.open("wb") as file:
         process = subprocess.Popen(
             words,

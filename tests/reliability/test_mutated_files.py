@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strangers import read_or_refused
 
-from l2l_lightning import LearnedOptimizer, checkpoint, exported
-from l2l_lightning.commands import compare
+from l2l_lightning import LearnedOptimizer
+from l2l_lightning.cli.commands import compare
+from l2l_lightning.files import checkpoint, rule_file
 
 TENSORS = st.sampled_from(
     [
@@ -106,8 +107,8 @@ def open_everywhere(path: Path) -> None:
     """Every way in, none of which writes anything."""
     before = sorted(path.parent.iterdir())
     rule = small.module().rule
-    read_or_refused(lambda: exported.load(path))
-    read_or_refused(lambda: exported.trained_on(path))
+    read_or_refused(lambda: rule_file.load(path))
+    read_or_refused(lambda: rule_file.trained_on(path))
     read_or_refused(lambda: compare._trained_on([str(path)], ()))
     read_or_refused(lambda: LearnedOptimizer([torch.zeros(2, requires_grad=True)], path))
     if path.suffix == ".ckpt":
@@ -116,12 +117,12 @@ def open_everywhere(path: Path) -> None:
         read_or_refused(lambda: checkpoint.load_phi(path, rule))
         read_or_refused(lambda: checkpoint.check_rule(checkpoint.read(path), rule, exact=True))
     else:
-        read_or_refused(lambda: exported.read(path))
+        read_or_refused(lambda: rule_file.read(path))
     assert sorted(path.parent.iterdir()) == before
     if path.suffix == ".ckpt":
         out = path.with_name("out.safetensors")
-        assert read_or_refused(lambda: exported.export(path, out)) != out.exists()
-        assert not out.exists() or not read_or_refused(lambda: exported.load(out))
+        assert read_or_refused(lambda: rule_file.export(path, out)) != out.exists()
+        assert not out.exists() or not read_or_refused(lambda: rule_file.load(out))
 
 
 @examples(40, 2_000)

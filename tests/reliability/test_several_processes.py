@@ -10,14 +10,14 @@ import torch
 from test_resume import assert_same_training, scalars
 from torch import Tensor
 
-from l2l_lightning import checkpoint
 from l2l_lightning.core.random import Split, Stream, keyed_generator
 from l2l_lightning.core.state import InnerState
 from l2l_lightning.core.window import Window
 from l2l_lightning.data import QuadraticDataModule
-from l2l_lightning.meta_optimizer import MetaOptimizerModule
+from l2l_lightning.files import checkpoint
 from l2l_lightning.optimizees import Quadratic
 from l2l_lightning.rules import CoordinatewiseLSTM
+from l2l_lightning.training.module import MetaOptimizerModule
 
 # 8 problems of 5 coordinates in each process, all of which restart after window 4.
 OPTIONS = ("--data.init_args.problems", "8", "--model.stagger", "false", "--trainer.log_every_n_steps", "1")

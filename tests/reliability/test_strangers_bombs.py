@@ -14,10 +14,10 @@ import tally
 from strangers import LSTM, RULES, both, refused, rule
 from torch import nn
 
-from l2l_lightning import checkpoint, exported
-from l2l_lightning.core.description import describe
 from l2l_lightning.core.errors import InputError
-from l2l_lightning.file_checks import COUNTS, PROBLEM_COUNTS
+from l2l_lightning.files import checkpoint, rule_file
+from l2l_lightning.files.description import describe
+from l2l_lightning.files.untrusted import COUNTS, PROBLEM_COUNTS
 from l2l_lightning.rules import SGD, CoordinatewiseLSTM, SoftmaxMLP, SoftmaxRecurrent
 
 
@@ -127,13 +127,13 @@ ARCHIVES = {
 @pytest.mark.parametrize("description", BOMBS.values(), ids=BOMBS)
 def test_a_description_of_absurd_size_is_refused_soon(tmp_path: Path, description: dict[str, Any]) -> None:
     for file in both(tmp_path, description):
-        refused(lambda file=file: exported.load(file), str(file))
+        refused(lambda file=file: rule_file.load(file), str(file))
 
 
 @pytest.mark.parametrize("make", FILES.values(), ids=FILES)
 def test_an_exported_file_of_absurd_size_is_refused_soon(tmp_path: Path, make: Any) -> None:
     file = make(tmp_path / "bad.safetensors")
-    refused(lambda: exported.load(file), str(file))
+    refused(lambda: rule_file.load(file), str(file))
 
 
 @pytest.mark.parametrize("make", ARCHIVES.values(), ids=ARCHIVES)
@@ -151,15 +151,15 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
     files += [make(tmp_path / f"{place}.ckpt") for place, make in enumerate(ARCHIVES.values())]
     program = """
         import json, resource, sys
-        from l2l_lightning import exported
+        from l2l_lightning.files import rule_file
         from l2l_lightning.core.errors import InputError
 
-        exported.load("lstm-mnist")
+        rule_file.load("lstm-mnist")
         peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         before = peak()
         for file in sys.argv[1:]:
             try:
-                exported.load(file)
+                rule_file.load(file)
                 print("loaded", file)
             except InputError:
                 pass

@@ -14,8 +14,9 @@ import tally
 import torch
 from strangers import refused
 
-from l2l_lightning import LearnedOptimizer, checkpoint, exported
-from l2l_lightning.cli import main
+from l2l_lightning import LearnedOptimizer
+from l2l_lightning.cli.main import main
+from l2l_lightning.files import checkpoint, rule_file
 
 # Code in pickles
 
@@ -87,10 +88,10 @@ WAYS += ["zip: in a storage", "legacy: in a storage"]
 READERS = {
     "checkpoint.read": checkpoint.read,
     "checkpoint.load_rule": checkpoint.load_rule,
-    "exported.load": exported.load,
-    "exported.read": exported.read,
-    "exported.trained_on": exported.trained_on,
-    "export": lambda path: exported.export(path, path.with_name("out.safetensors")),
+    "exported.load": rule_file.load,
+    "exported.read": rule_file.read,
+    "exported.trained_on": rule_file.trained_on,
+    "export": lambda path: rule_file.export(path, path.with_name("out.safetensors")),
     "init_from": lambda path: small.module(init_from=str(path)),
     "LearnedOptimizer": lambda path: LearnedOptimizer([torch.zeros(2, requires_grad=True)], path),
     "group": lambda path: LearnedOptimizer([{"params": [torch.zeros(2)], "rule": str(path)}], "adams-linear"),
@@ -159,7 +160,7 @@ def test_a_key_of_another_type_is_refused(tmp_path: Path, key: str, junk: Any) -
     content = strangers.saved()
     content["l2l_lightning"][key] = junk
     path = strangers.checkpoint(tmp_path / "bad.ckpt", content)
-    for read in (checkpoint.read, exported.load, exported.trained_on):
+    for read in (checkpoint.read, rule_file.load, rule_file.trained_on):
         refused(lambda read=read: read(path), str(path), key)
 
 
@@ -167,7 +168,7 @@ def test_a_key_of_another_type_is_refused(tmp_path: Path, key: str, junk: Any) -
 @pytest.mark.parametrize("junk", [None, [], "text", 3, torch.ones(2), {"x": None}, {3: torch.ones(2)}, {"rule": {}}])
 def test_a_part_of_another_type_is_refused(tmp_path: Path, key: str, junk: Any) -> None:
     path = strangers.checkpoint(tmp_path / "bad.ckpt", strangers.saved() | {key: junk})
-    for read in (checkpoint.read, exported.load, exported.trained_on):
+    for read in (checkpoint.read, rule_file.load, rule_file.trained_on):
         refused(lambda read=read: read(path), str(path))
 
 
@@ -229,10 +230,10 @@ def test_phi_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None
     before = {name: leaf.clone() for name, leaf in rule.state_dict().items()}
     for read in (
         checkpoint.load_rule,
-        exported.load,
+        rule_file.load,
         lambda path: checkpoint.load_phi(path, rule),
         lambda path: checkpoint.check_rule(checkpoint.read(path), rule, exact=True),
-        lambda path: exported.export(path, tmp_path / "out.safetensors"),
+        lambda path: rule_file.export(path, tmp_path / "out.safetensors"),
         READERS["LearnedOptimizer"],
     ):
         refused(lambda read=read: read(path), "not finite")
@@ -240,7 +241,7 @@ def test_phi_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None
     assert all(torch.equal(leaf, before[name]) for name, leaf in rule.state_dict().items())
     tensors = strangers.described()[1]
     tensors["head_bias"].fill_(value)
-    refused(lambda: exported.load(strangers.rule_file(tmp_path / "bad.safetensors", tensors)), "not finite")
+    refused(lambda: rule_file.load(strangers.rule_file(tmp_path / "bad.safetensors", tensors)), "not finite")
 
 
 def crafted_phi(kind: str) -> torch.Tensor:
@@ -259,7 +260,7 @@ def test_phi_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
     wrong = crafted_phi(kind)
     tensors = strangers.described()[1] | {"head_weight": wrong}
     path = strangers.rule_file(tmp_path / "bad.safetensors", tensors)
-    refused(lambda: exported.load(path), "do not fit its rule", "head_weight")
+    refused(lambda: rule_file.load(path), "do not fit its rule", "head_weight")
     content = strangers.saved()
     content["state_dict"]["rule.head_weight"] = wrong
     path = strangers.checkpoint(tmp_path / "bad.ckpt", content)
@@ -272,7 +273,7 @@ def test_phi_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
 )
 def test_parameters_that_no_rule_has_are_refused(tmp_path: Path, names: dict[str, torch.Tensor]) -> None:
     path = strangers.rule_file(tmp_path / "bad.safetensors", strangers.described()[1] | names)
-    refused(lambda: exported.load(path), "do not fit its rule")
+    refused(lambda: rule_file.load(path), "do not fit its rule")
 
 
 @pytest.mark.parametrize(
@@ -298,8 +299,8 @@ def test_parameters_that_share_memory_are_exported_one_by_one(tmp_path: Path) ->
     content["state_dict"]["rule.cells.0.weight_hh"] = shared[:100].view(20, 5)
     content["state_dict"]["rule.cells.0.weight_ih"] = shared[5:45].view(2, 20).T
     path = strangers.checkpoint(tmp_path / "rule.ckpt", content)
-    exported.export(path, tmp_path / "out.safetensors")
-    found = exported.load(tmp_path / "out.safetensors").state_dict()
+    rule_file.export(path, tmp_path / "out.safetensors")
+    found = rule_file.load(tmp_path / "out.safetensors").state_dict()
     assert torch.equal(found["cells.0.weight_ih"], content["state_dict"]["rule.cells.0.weight_ih"])
     assert torch.equal(found["cells.0.weight_hh"], content["state_dict"]["rule.cells.0.weight_hh"])
 
@@ -307,6 +308,6 @@ def test_parameters_that_share_memory_are_exported_one_by_one(tmp_path: Path) ->
 def test_a_rule_in_half_precision_is_exported(tmp_path: Path) -> None:
     content = strangers.saved()
     content["state_dict"] = {name: leaf.bfloat16() for name, leaf in content["state_dict"].items()}
-    exported.export(strangers.checkpoint(tmp_path / "rule.ckpt", content), tmp_path / "out.safetensors")
-    found = exported.load(tmp_path / "out.safetensors").state_dict()
+    rule_file.export(strangers.checkpoint(tmp_path / "rule.ckpt", content), tmp_path / "out.safetensors")
+    found = rule_file.load(tmp_path / "out.safetensors").state_dict()
     assert torch.equal(found["head_weight"], content["state_dict"]["rule.head_weight"].float())

@@ -12,11 +12,12 @@ import torch
 from strangers import LSTM, RULES, both, refused, rule
 from torch import nn
 
-from l2l_lightning import LearnedOptimizer, exported
-from l2l_lightning.cli import main
-from l2l_lightning.commands import compare
-from l2l_lightning.core.description import describe
+from l2l_lightning import LearnedOptimizer
+from l2l_lightning.cli.commands import compare
+from l2l_lightning.cli.main import main
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.files import rule_file
+from l2l_lightning.files.description import describe
 from l2l_lightning.rules import (
     SGD,
     Adam,
@@ -46,7 +47,7 @@ CALLABLES = (
     "torch.nn.Linear",
     "torch.nn.modules.linear.Linear",
     "l2l_lightning.cli.main",
-    "l2l_lightning.meta_optimizer.MetaOptimizerModule",
+    "l2l_lightning.training.module.MetaOptimizerModule",
     "l2l_lightning.optimizees.Quadratic",
     "l2l_lightning.rules.base.nn.Module",
     "this.s",
@@ -75,7 +76,7 @@ def test_a_class_that_is_no_rule_is_neither_built_nor_imported(tmp_path: Path, p
     assert "this" not in sys.modules
     for description in places:
         for file in both(tmp_path, description):
-            sentence = refused(lambda file=file: exported.load(file), str(file), "its rule cannot be built")
+            sentence = refused(lambda file=file: rule_file.load(file), str(file), "its rule cannot be built")
             assert "which is no registered" in sentence
             assert "allow it with allow=['" in sentence
     assert "this" not in sys.modules
@@ -92,16 +93,16 @@ def test_a_string_is_never_a_class(tmp_path: Path, text: str) -> None:
         rule(RULES + "partitioned.PartitionedRule", rules=text, routes=text),
     ):
         for file in both(tmp_path, description):
-            refused(lambda file=file: exported.load(file), "must be of type")
+            refused(lambda file=file: rule_file.load(file), "must be of type")
     for file in both(tmp_path, text):
-        refused(lambda file=file: exported.load(file), "rule")
+        refused(lambda file=file: rule_file.load(file), "rule")
     assert "this" not in sys.modules
 
 
 def test_a_class_of_another_part_is_refused(tmp_path: Path) -> None:
     for description in (rule(RULES + "preprocessing.Identity"), rule(LSTM, preprocessing=describe(SGD()))):
         for file in both(tmp_path, description):
-            refused(lambda file=file: exported.load(file), "must be of type")
+            refused(lambda file=file: rule_file.load(file), "must be of type")
 
 
 class Halved(Preprocessing):
@@ -140,7 +141,7 @@ def test_honest_rules_come_back(tmp_path: Path, make: Any) -> None:
     content = strangers.saved() | {"state_dict": {f"rule.{name}": leaf for name, leaf in tensors.items()}}
     content["l2l_lightning"]["rule"] = describe(original)
     for path in (file, strangers.checkpoint(tmp_path / "rule.ckpt", content)):
-        found = exported.load(path)
+        found = rule_file.load(path)
         assert type(found) is type(original)
         assert describe(found) == describe(original)
         assert all(torch.equal(leaf, tensors[name]) for name, leaf in found.state_dict().items())
@@ -191,7 +192,7 @@ def test_a_class_of_the_user_s_own_is_imported_where_it_is_allowed_alone(tmp_pat
     file = strangers.rule_file(tmp_path / "mine.safetensors", tensors, rule=rule(path, scale=2.0))
     theta = nn.Parameter(torch.ones(2))
     for allow in ((), ("other.Mine",), (f"{module}.NoRule",)):
-        refused(lambda allow=allow: exported.load(file, allow), f"allow=['{path}'] (--allow on the command line)")
+        refused(lambda allow=allow: rule_file.load(file, allow), f"allow=['{path}'] (--allow on the command line)")
         refused(lambda allow=allow: LearnedOptimizer([theta], file, allow=allow), path)
     assert not (tmp_path / "imported").exists()
     optimizer = LearnedOptimizer([theta], file, allow=[path])
@@ -200,9 +201,9 @@ def test_a_class_of_the_user_s_own_is_imported_where_it_is_allowed_alone(tmp_pat
     optimizer.step()
     assert theta.tolist() == [0.0, 0.0]
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "rule": str(file)})
-    assert exported.load(file).scale == 2.0, "what the program has imported is registered"
+    assert rule_file.load(file).scale == 2.0, "what the program has imported is registered"
     with pytest.raises(InputError, match="must be a list of class paths"):
-        exported.load(file, f"x.{path}")
+        rule_file.load(file, f"x.{path}")
 
 
 @pytest.mark.parametrize("name", ["NoRule", "function", "missing"])
@@ -210,10 +211,10 @@ def test_what_is_allowed_must_be_an_update_rule(tmp_path: Path, module: str, nam
     path = f"{module}.{name}"
     for description in (rule(path), rule(LSTM, preprocessing=rule(path))):
         file = strangers.rule_file(tmp_path / "mine.safetensors", rule=description)
-        refused(lambda file=file: exported.load(file, [path]), name)
+        refused(lambda file=file: rule_file.load(file, [path]), name)
     for path in ("os.system", "subprocess.Popen", "torch.nn.Linear"):
         file = strangers.rule_file(tmp_path / "mine.safetensors", rule=rule(path))
-        refused(lambda file=file, path=path: exported.load(file, [path]))
+        refused(lambda file=file, path=path: rule_file.load(file, [path]))
 
 
 def test_the_commands_take_allow(tmp_path: Path, module: str, capsys: pytest.CaptureFixture) -> None:
@@ -248,7 +249,7 @@ def test_arguments_of_any_type_are_refused(tmp_path: Path, kind: str) -> None:
     for name in ARGUMENTS[kind]:
         for value in WRONG:
             file = strangers.rule_file(tmp_path / "bad.safetensors", tensors, rule=rule(kind, **{name: value}))
-            refused(lambda file=file: exported.load(file), str(file))
+            refused(lambda file=file: rule_file.load(file), str(file))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_arguments_of_any_type_are_refused(tmp_path: Path, kind: str) -> None:
 )
 def test_a_description_that_is_none_is_refused(tmp_path: Path, description: Any) -> None:
     for file in both(tmp_path, description):
-        refused(lambda file=file: exported.load(file), str(file))
+        refused(lambda file=file: rule_file.load(file), str(file))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000, "9" * 100])
@@ -273,13 +274,18 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path, number: str, place: s
     metadata = json.dumps(description).replace('"HERE"', number)
     header = json.dumps({"__metadata__": {"l2l_lightning": metadata}}).encode()
     file = strangers.header_file(tmp_path / "bad.safetensors", header)
-    refused(lambda: exported.load(file), str(file))
+    refused(lambda: rule_file.load(file), str(file))
 
 
 @pytest.mark.parametrize("trained_on", [None, 3, "x", [], [1], True])
 def test_trained_on_of_another_type_is_refused_everywhere(tmp_path: Path, trained_on: Any) -> None:
     file = strangers.rule_file(tmp_path / "bad.safetensors", trained_on=trained_on)
-    for use in (exported.load, exported.trained_on, exported.read, lambda path: compare._trained_on([str(path)], ())):
+    for use in (
+        rule_file.load,
+        rule_file.trained_on,
+        rule_file.read,
+        lambda path: compare._trained_on([str(path)], ()),
+    ):
         refused(lambda use=use: use(file), "trained_on")
     for command in (["inspect", str(file)], ["compare", "--ckpt_path", str(file)]):
         with pytest.raises(SystemExit, match="trained_on"):

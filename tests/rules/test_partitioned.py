@@ -11,9 +11,9 @@ from torch import nn
 from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.random import keyed_generator
-from l2l_lightning.meta_optimizer import MetaOptimizerModule
 from l2l_lightning.optimizees import FromModule
 from l2l_lightning.rules import SGD, Adam, CoordinatewiseLSTM, Momentum, PartitionedRule, Route, RuleInput, UpdateRule
+from l2l_lightning.training.module import MetaOptimizerModule
 
 
 def network():

@@ -1,0 +1,1 @@
+"""How phi's gradient is found over one window."""

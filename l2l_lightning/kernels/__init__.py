@@ -1,0 +1,1 @@
+"""Machine code for the hot steps of rules, each beside a PyTorch reference."""

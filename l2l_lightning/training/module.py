@@ -1,0 +1,427 @@
+"""Meta-training as a LightningModule."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from l2l_lightning.core.errors import InputError, RunError, check_positive, check_positive_int, check_seed
+from l2l_lightning.core.horizon import FixedHorizon, Horizon, stagger
+from l2l_lightning.core.objective import Objective
+from l2l_lightning.core.problems import Problems
+from l2l_lightning.core.random import Split, Stream, keyed_generator
+from l2l_lightning.core.sampling import CoordinateSample, check_sampled, sample_coordinates
+from l2l_lightning.core.state import InnerState, check_resumed, fresh_state, reset_problems
+from l2l_lightning.core.unroll import unroll
+from l2l_lightning.core.window import Window
+from l2l_lightning.data.base import ProblemDataModule
+from l2l_lightning.evaluation.compare import LEARNED, Baselines, HeldOutComparison, Race, Result
+from l2l_lightning.evaluation.report import ratio_to_best_baseline, summarize
+from l2l_lightning.files import checkpoint as checkpoints
+from l2l_lightning.files.description import describe, outline
+from l2l_lightning.optimizees.base import OptimizeeModule
+from l2l_lightning.rules.base import UpdateRule
+from l2l_lightning.training.processes import concatenate, gather, say_processes
+
+
+def _adam(parameters: Iterable[Tensor]) -> Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-3)
+
+
+# Counted since the start, and kept in checkpoints: of this process's problems, and of phi, which all processes share.
+PROBLEM_TOTALS = ("resets", "divergences", "early_resets")
+STEP_TOTALS = ("skipped_steps", "skipped_in_a_row")
+
+
+class MetaOptimizerModule(L.LightningModule):
+    """Trains an update rule on B problems side by side, one truncated unroll a training step.
+
+    ``training_step`` returns the meta-loss of one window; Lightning does the rest. Problems whose lifetime is over, and
+    those that diverged, are replaced in ``on_train_batch_start``. Validation and test let the learned rule and tuned
+    hand-made ones run on the same held-out problems.
+
+    With several processes (``trainer.strategy=ddp``) each has B problems of its own and phi's gradient is averaged;
+    what is logged of training is of all processes. Held-out problems are the same in each.
+
+    Logged: ``train/meta_loss``, ``train/inner_loss/age_A`` (mean loss at the end of windows that started at ages from A
+    inner steps on), ``train/resets``, of which ``train/divergences`` and ``train/early_resets`` (solved or run away),
+    and ``train/skipped_steps`` (totals since the start),
+    ``train/grad_norm`` of phi; ``val/final_loss``, ``val/mean_loss`` (over the trajectory), ``val/diverged``,
+    ``val/vs_best_baseline`` (ratio of mean losses, below 1 is better), ``val/<metric>``; in a test ``test/`` likewise.
+
+    Args:
+        rule: the update rule; its parameters phi are all that is trained and saved.
+        optimizee: the problem to be optimized; a template, neither trained by the outer optimizer nor saved.
+        unroll: U, inner steps in one window.
+        horizon: when problems restart; 100 inner steps where none is given.
+        reset_loss: also restart problems whose loss fell below this.
+        reset_norm: also restart problems whose parameters' norm passed this.
+        max_loss: problems whose loss passed this count as diverged, as those do whose loss or gradient is not finite.
+        stagger: spread the first restarts, so that every window sees problems of all ages.
+        objective: weights and transform of the meta-loss; the plain mean over the window where none is given.
+        max_skipped_steps: end the training after this many meta-gradients in a row that were not finite.
+        second_order: differentiate through the optimizees' gradients; slower, and rarely better.
+        meta_coordinates: take the meta-gradient from about this many coordinates of every problem, drawn anew for each
+            window, while all of them move: unbiased for coordinatewise rules, and much faster on large optimizees.
+        compile: compile the optimizee's losses and gradients with torch.compile, which takes some seconds at the start;
+            pays off in trainings of minutes.
+        baselines: hand-made contenders and the grid of their learning rates; all of them where none is given.
+        rates: of the learned rule (its ``eta``, ``eta_min``, ``lr`` or ``output_scale``): before each validation and
+            test the best of them on the tuning problems is taken, as for the baselines; its own where none are given.
+        optimizer: outer optimizer; Adam with a rate of 1e-3 where none is given.
+        lr_scheduler: schedule of the outer learning rate, stepped after every window.
+        init_from: a training checkpoint from which phi starts, of any optimizee.
+        seed: of the problems' initial parameters and lifetimes; None takes that of ``seed_everything``.
+
+    Raises:
+        InputError: for an unroll that is not a positive integer, or a checkpoint that does not fit the rule.
+    """
+
+    def __init__(
+        self,
+        rule: UpdateRule,
+        optimizee: OptimizeeModule,
+        unroll: int = 20,
+        horizon: Horizon | None = None,
+        reset_loss: float | None = None,
+        reset_norm: float | None = None,
+        max_loss: float | None = None,
+        stagger: bool = True,
+        objective: Objective | None = None,
+        max_skipped_steps: int = 100,
+        second_order: bool = False,
+        meta_coordinates: int | None = None,
+        compile: bool = False,
+        baselines: Baselines | None = None,
+        rates: list[float] | None = None,
+        optimizer: Callable[[Iterable], Optimizer] = _adam,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        init_from: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive_int(self, unroll=unroll, max_skipped_steps=max_skipped_steps)
+        check_seed(self, seed)
+        if meta_coordinates is not None:
+            check_positive_int(self, meta_coordinates=meta_coordinates)
+            check_sampled(rule, second_order)
+        limits = {"reset_loss": reset_loss, "reset_norm": reset_norm, "max_loss": max_loss}
+        check_positive(self, **{name: limit for name, limit in limits.items() if limit is not None})
+        self.rule = rule
+        if init_from is not None:
+            checkpoints.load_phi(init_from, rule)
+        self.problems = Problems(optimizee)
+        self.rule.bind(self.problems.layout)
+        self.unroll = unroll
+        self.horizon = horizon or FixedHorizon()
+        self.horizon.announce(unroll)
+        self.reset_loss, self.reset_norm, self.max_loss = reset_loss, reset_norm, max_loss
+        self.max_skipped_steps = max_skipped_steps
+        self.stagger = stagger
+        self.objective = objective or Objective()
+        self.second_order = second_order
+        self.meta_coordinates = meta_coordinates
+        self.compiles, self._compiled = compile, False
+        self.outer_optimizer = optimizer
+        self.outer_scheduler = lr_scheduler
+        if self.trainable():
+            self._outer(self.trainable())  # what is wrong with its arguments shows now, not when the run has begun
+        self.seed = torch.initial_seed() if seed is None else seed
+
+        # Where phi comes from, in plain values, for those who meet it far from this run; `l2l fit` knows the data, too.
+        described = {"optimizee": optimizee, "horizon": self.horizon, "objective": self.objective, "unroll": unroll}
+        self.trained_on: dict[str, Any] = {name: outline(thing) for name, thing in described.items()}
+        self.inner: InnerState | None = None
+        self.windows = 0
+        self.resets = 0
+        self.divergences = 0
+        self.early_resets = 0
+        self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+        self.comparison = HeldOutComparison(rule, self.problems, baselines or Baselines(), rates or ())
+        self.results: dict[str, Result] = {}  # of the newest validation or test
+        self._race: Race | None = None
+        self._resumed = False  # and the state has not been used yet
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        parameters = self.trainable()
+        if not parameters:
+            raise InputError(f"model.rule: {type(self.rule).__name__} has no parameters to train.")
+        optimizer, scheduler = self._outer(parameters)
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _outer(self, parameters: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler | None]:
+        """The outer optimizer of these parameters, and its schedule."""
+        name = "optimizer"
+        try:
+            optimizer = self.outer_optimizer(parameters)
+            name = "lr_scheduler"
+            return optimizer, None if self.outer_scheduler is None else self.outer_scheduler(optimizer)
+        except Exception as error:  # whatever others' classes raise for their arguments
+            words = " ".join(str(error).split()).rstrip(".")
+            raise InputError(f"model.{name} cannot be built: {type(error).__name__}: {words}.") from error
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Those parameters phi that the outer optimizer moves."""
+        return [parameter for parameter in self.rule.parameters() if parameter.requires_grad]
+
+    def setup(self, stage: str) -> None:
+        """Let the DataModule know its reader, and try the optimizee on its extremes: a rare label may come up any time.
+
+        Raises:
+            InputError: if the two do not go together.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, ProblemDataModule):
+            datamodule.bind(self.problems.template)  # type: ignore[arg-type]
+            trial = datamodule.trial_data()
+            if trial:
+                self.problems.try_on(trial)
+
+    # Training
+
+    def on_train_start(self) -> None:
+        self._move_problems()
+        self._compiled = False
+        self._resumed = self.trainer.ckpt_path is not None and self.inner is not None
+        self.inner = self.inner.to(self.device) if self._resumed else None  # type: ignore[union-attr]
+
+    def _move_problems(self) -> None:
+        """The optimizee is no submodule, so Lightning does not move it."""
+        self.problems.to(self.device, self.dtype)  # type: ignore[arg-type]
+
+    def on_train_batch_start(self, batch: Window, batch_idx: int) -> None:
+        """Replace the problems that are due; the first window starts them all."""
+        self._check_unroll(batch)
+        if self.inner is None:
+            self.inner = self._fresh(batch, torch.ones(batch.problems, dtype=torch.bool, device=self.device))
+            if self.stagger:
+                self.inner.lifetime = stagger(self.inner.lifetime, self.unroll)
+        else:
+            if self._resumed:
+                check_resumed(self.inner, self.rule.init_state(self.inner.theta), batch, self.problems.layout.n)
+                self._resumed = False
+            due = self.inner.due
+            count = int(due.sum())
+            if count:
+                self.resets += count
+                self.divergences += int(self.inner.diverged.sum())
+                self.inner = reset_problems(self.inner, self._fresh(batch, due), due)
+        if self.compiles and not self._compiled:
+            self._compiled = True
+            seconds = self.problems.compile(self.inner.theta, batch.data(0, self.inner.instance))
+            if seconds is not None:
+                rank_zero_info(f"Compiled the optimizee's losses and gradients in {seconds:.1f} s.")
+
+    def _fresh(self, window: Window, mask: Tensor) -> InnerState:
+        """New problems where ``mask`` holds; elsewhere theta is a placeholder."""
+        drawn = self.problems.draw(int(mask.sum()), self._generator(Stream.INITIALISATION, window))
+        theta = drawn.new_zeros(window.problems, drawn.shape[-1])
+        theta[mask] = drawn
+        generator = self._generator(Stream.LIFETIMES, window)
+        lifetime = self.horizon.draw(window.problems, self.windows, self.unroll, generator)
+        return fresh_state(theta, self.rule.init_state(theta), window.instance, lifetime)
+
+    def _sample(self, window: Window) -> CoordinateSample | None:
+        if self.meta_coordinates is None or self.meta_coordinates >= self.problems.layout.n:
+            return None
+        generator = self._generator(Stream.COORDINATES, window)
+        return sample_coordinates(self.problems.layout, self.meta_coordinates, generator)
+
+    def _generator(self, stream: Stream, window: Window) -> torch.Generator:
+        key = (stream, Split.TRAIN, self.seed, self.global_rank, window.number)
+        return keyed_generator(*key, device=self.device)
+
+    def training_step(self, batch: Window, batch_idx: int) -> STEP_OUTPUT:
+        """The meta-loss of one window, with the curve (U+1, B) and the ages (B,) beside it for callbacks."""
+        assert self.inner is not None
+        age = self.inner.age
+        sample = self._sample(batch)
+        walked = unroll(self.rule, self.problems, self.inner, batch, self.objective, self.second_order, sample)
+        self.inner = walked.state
+        if self.max_loss is not None:
+            self.inner.diverged |= (walked.curve > self.max_loss).any(0)
+        self._end_early(self.inner, walked.curve[-1])
+        self.windows += 1
+        if self._logs_now:
+            self.log("train/meta_loss", walked.meta_loss, prog_bar=True, sync_dist=True)
+            totals = {f"train/{name}": float(getattr(self, name)) for name in PROBLEM_TOTALS}
+            self.log_dict(totals, sync_dist=True, reduce_fx="sum")
+            self.log("train/skipped_steps", float(self.skipped_steps))
+            self.log_dict(self._losses_by_age(concatenate(age), concatenate(walked.curve[-1])))
+        return {"loss": walked.meta_loss, "curve": walked.curve, "age": age}
+
+    def _end_early(self, inner: InnerState, loss: Tensor) -> None:
+        """End the lives of problems that are solved or have run away; section 2.2 of Shahid 2017."""
+        if self.reset_loss is None and self.reset_norm is None:
+            return
+        over = torch.zeros_like(inner.diverged)
+        if self.reset_loss is not None:
+            over |= loss < self.reset_loss
+        if self.reset_norm is not None:
+            over |= inner.theta.norm(dim=-1) > self.reset_norm
+        self.early_resets += int((over & ~inner.due).sum())
+        inner.lifetime = torch.where(over, inner.age, inner.lifetime)
+
+    @property
+    def _logs_now(self) -> bool:
+        """Logging costs time in every step, so it is done only when Lightning passes it on."""
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+    def _losses_by_age(self, age: Tensor, loss: Tensor) -> dict[str, Tensor]:
+        """Mean of the finite losses (B,) in groups of ages that start at 0, U, 2U, 4U, 8U ..."""
+        windows = torch.div(age, self.unroll, rounding_mode="floor")
+        groups = torch.where(windows > 0, windows.clamp_min(1).double().log2().floor().long() + 1, 0)
+        losses = {}
+        for group in groups.unique().tolist():
+            members = loss[(groups == group) & torch.isfinite(loss)]
+            start = 0 if group == 0 else self.unroll * 2 ** (group - 1)
+            if len(members):
+                losses[f"train/inner_loss/age_{start}"] = members.mean()
+        return losses
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Skip the step, and count it, where the meta-gradient is not finite; too many in a row end the training."""
+        parameters = [parameter for parameter in self.rule.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
+        if not torch.isfinite(norm):
+            self.skipped_steps += 1
+            self.skipped_in_a_row += 1
+            self.trainer.should_stop |= self._stuck  # with a last checkpoint, and then in on_train_end
+            for parameter in parameters:
+                parameter.grad = None  # torch optimizers leave such parameters and their state alone
+            return
+        self.skipped_in_a_row = 0
+        if self._logs_now:
+            self.log("train/grad_norm", norm)
+
+    @property
+    def _stuck(self) -> bool:
+        return self.skipped_in_a_row >= self.max_skipped_steps
+
+    def on_train_end(self) -> None:
+        """Say why the training ended where it is stuck.
+
+        Raises:
+            RunError: after ``max_skipped_steps`` meta-gradients in a row that were not finite.
+        """
+        if self._stuck:
+            raise RunError(
+                f"The meta-gradient was not finite in {self.skipped_in_a_row} windows in a row, so the training "
+                f"ended after window {self.windows}; no step was taken on them, and the run's last checkpoint is "
+                "good. Smaller steps of the rule, a shorter unroll or model.reset_norm may help."
+            )
+
+    def _check_unroll(self, window: Window) -> None:
+        if window.unroll != self.unroll:
+            raise InputError(
+                f"The DataModule's windows have {window.unroll} inner steps, but model.unroll is {self.unroll}; "
+                "give both the same unroll."
+            )
+
+    # Validation and test
+
+    def on_validation_start(self) -> None:
+        self._move_problems()
+
+    def on_test_start(self) -> None:
+        self._move_problems()
+
+    def validation_step(self, batch: Window, batch_idx: int) -> None:
+        self._advance_race(batch, batch_idx, Split.VALIDATION)
+
+    def test_step(self, batch: Window, batch_idx: int) -> None:
+        self._advance_race(batch, batch_idx, Split.TEST)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_race(Split.VALIDATION, "val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_race(Split.TEST, "test")
+
+    @property
+    def _datamodule(self) -> ProblemDataModule:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(datamodule, ProblemDataModule):
+            raise InputError("Validation and test need a ProblemDataModule: trainer.fit(module, datamodule=...).")
+        return datamodule
+
+    # Lightning validates under inference_mode, whose tensors cannot take part in the optimizees' gradients.
+    @torch.inference_mode(False)
+    def _advance_race(self, window: Window, batch_idx: int, split: Split) -> None:
+        self._check_unroll(window)
+        window = window.clone()
+        if batch_idx == 0:
+            tuning = None if self.trainer.sanity_checking else self._datamodule.held_out_windows(Split.TUNING)
+            self._race = self.comparison.start(window, split, tuning)
+        assert self._race is not None
+        self._race.advance(window)
+
+    @torch.inference_mode(False)
+    def _finish_race(self, split: Split, prefix: str) -> None:
+        assert self._race is not None
+        data = self._datamodule.held_out_data(split, self.device)
+        self.results, self._race = self.comparison.finish(self._race, split, data), None
+
+        summaries = summarize(self.results)
+        learned = summaries[LEARNED]
+        shown = {"mean_loss": learned.mean_loss.mean, "vs_best_baseline": ratio_to_best_baseline(summaries)}
+        others = {"final_loss": learned.final_loss.mean, "diverged": float(learned.diverged)}
+        others |= {name: estimate.mean for name, estimate in learned.metrics.items()}
+        for figures, prog_bar in ((shown, True), (others, False)):
+            # All processes measure the same; rank 0's number is logged, and a mean of equals does no harm.
+            self.log_dict({f"{prefix}/{name}": x for name, x in figures.items()}, prog_bar=prog_bar, sync_dist=True)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = {
+            "inner": None if self.inner is None else self.inner.to("cpu").state_dict(),
+            "totals": {name: getattr(self, name) for name in PROBLEM_TOTALS},
+        }
+        checkpoint[checkpoints.KEY] = {
+            "format": checkpoints.FORMAT,
+            "rule": describe(self.rule),
+            "trained_on": self.trained_on,
+            "seed": self.seed,
+            "windows": self.windows,
+            **{name: getattr(self, name) for name in STEP_TOTALS},
+            "baseline_rates": self.comparison.rates,
+            "processes": gather(own),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another rule's checkpoint; take over the training state where the run goes on.
+
+        Each process goes on with the problems that it had. Where there are more processes than those that wrote the
+        checkpoint, the others start problems of their own; where there are fewer, some problems are left behind.
+
+        Raises:
+            InputError: if the checkpoint is not one of this project or its rule differs.
+        """
+        saved = checkpoints.saved_state(checkpoint)
+        resumed = self._trainer is not None and self._trainer.state.fn == "fit"
+        checkpoints.check_rule(checkpoint, self.rule, exact=resumed)
+        processes = saved["processes"]
+        if not resumed:
+            inner = processes[0]["inner"]
+            if inner is not None and inner["theta"].shape[-1] != self.problems.layout.n:
+                rank_zero_info(f"The checkpoint was trained on another optimizee; {checkpoints.IGNORED}")
+            return
+        for name in ("seed", "windows", *STEP_TOTALS):
+            setattr(self, name, saved[name])
+        self.comparison.rates = saved["baseline_rates"]
+        say_processes(len(processes), self.trainer.world_size)
+        if self.global_rank == 0:
+            for name in PROBLEM_TOTALS:
+                setattr(self, name, sum(process["totals"][name] for process in processes))
+        inner = processes[self.global_rank]["inner"] if self.global_rank < len(processes) else None
+        self.inner = None if inner is None else InnerState(**inner)
