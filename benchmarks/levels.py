@@ -22,12 +22,12 @@ def step_of(level: int, second_order: bool) -> Step:
     """A function of the step's number; torch and all are imported here, for the parent shall stay small."""
     import torch
 
+    from l2l_lightning.core.estimators.backpropagation import backpropagate
     from l2l_lightning.core.objective import Objective
     from l2l_lightning.core.problems import Problems
     from l2l_lightning.core.random import Split
     from l2l_lightning.core.rule import RuleInput
     from l2l_lightning.core.state import fresh_state
-    from l2l_lightning.core.unroll import unroll
     from l2l_lightning.data import MetaTrainingDataModule, QuadraticDataModule
     from l2l_lightning.optimizees import MetaTrainingProblem, Quadratic
     from l2l_lightning.rules import CoordinatewiseLSTM, KMomentums
@@ -38,14 +38,15 @@ def step_of(level: int, second_order: bool) -> Step:
         problems = Problems(quadratic)
         theta = problems.draw(TRAININGS * INNER, generator)
         instance, _ = QuadraticDataModule(DIM).draw(generator, len(theta))
-        state = mlp.init_state(theta)
+        state = mlp.init_state(theta, problems.layout)
 
         def step(number: int) -> None:
             nonlocal theta, state
             with torch.no_grad():
                 loss, grad = problems.losses_and_grads(theta, instance)
-                move, state = mlp(RuleInput(theta, grad, loss, torch.full((len(theta),), number)), state)
-                theta = theta + move
+                t, total = torch.full((len(theta),), number), torch.zeros(len(theta))
+                update, state = mlp(RuleInput(theta, grad, loss, t, total, problems.layout), state)
+                theta = theta + update
 
         return step
 
@@ -60,11 +61,11 @@ def step_of(level: int, second_order: bool) -> Step:
 
     lstm = CoordinatewiseLSTM(output_scale=0.1)
     optimizer = torch.optim.Adam(lstm.parameters(), lr=1e-3)
-    start = fresh_state(phi, lstm.init_state(phi), {}, torch.full((TRAININGS,), 100))
+    start = fresh_state(phi, lstm.init_state(phi, problems.layout), {}, torch.full((TRAININGS,), 100))
 
     def outermost(number: int) -> None:
         optimizer.zero_grad()
-        unroll(lstm, problems, start, window, Objective(transform="log"), second_order).meta_loss.backward()
+        backpropagate(lstm, problems, start, window, Objective(transform="log"), second_order).meta_loss.backward()
         optimizer.step()
 
     return outermost

@@ -50,13 +50,15 @@ class RuleStep:
     @torch.no_grad()
     def __call__(self) -> None:
         if self.taken % (RESTART * UNROLL) == 0:  # endless descent on one minibatch ends among slow denormal numbers
-            self.theta, self.state = self.start, self.rule.init_state(self.start)
+            self.theta, self.state = self.start, self.rule.init_state(self.start, self.problems.layout)
             self.t = torch.zeros(len(self.start), dtype=torch.long)
+            self.total = torch.zeros(len(self.start))
         self.taken += 1
         if self.with_gradient:
             self.grad = self.problems.losses_and_grads(self.theta, self.data)[1]
-        step, self.state = self.rule(RuleInput(self.theta, self.grad, None, self.t), self.state)
-        self.theta = self.theta + step
+        inputs = RuleInput(self.theta, self.grad, None, self.t, self.total, self.problems.layout)
+        update, self.state = self.rule(inputs, self.state)
+        self.theta = self.theta + update
         self.t = self.t + 1
 
 

@@ -21,12 +21,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from benchmarks import plain_loop
 from benchmarks.meter import Meter
 from benchmarks.settings import INIT_STD, OUTER_RATE, RESTART, SETTINGS, Setting, sum_of_squares
-from l2l_lightning.core.horizon import FixedHorizon
+from l2l_lightning.core.estimators.backpropagation import backpropagate
+from l2l_lightning.core.horizon import FixedHorizon, Restarts
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.sampling import sample_coordinates
 from l2l_lightning.core.state import fresh_state
-from l2l_lightning.core.unroll import unroll
 from l2l_lightning.data import QuadraticDataModule
 from l2l_lightning.optimizees import Quadratic
 from l2l_lightning.rules import CoordinatewiseLSTM
@@ -72,12 +72,12 @@ def train_ours(setting: Setting, meter: Meter, compiles: bool = False, sampled: 
         window = setting.window(number)
         if number % RESTART == 0:
             theta = problems.draw(setting.problems, generator)
-            state = fresh_state(theta, rule.init_state(theta), window.instance, lifetime)
+            state = fresh_state(theta, rule.init_state(theta, problems.layout), window.instance, lifetime)
         if compiles and number == 0:
             problems.compile(theta, window.data(0, window.instance))
         sample = sample_coordinates(problems.layout, sampled, generator) if sampled else None
         with torch.set_grad_enabled(learns):
-            walked = unroll(rule, problems, state, window, objective, sample=sample)
+            walked = backpropagate(rule, problems, state, window, objective, sample=sample)
         state = walked.state
         if learns:
             optimizer.zero_grad()
@@ -90,8 +90,8 @@ def train_ours(setting: Setting, meter: Meter, compiles: bool = False, sampled: 
 def train_lightning(setting: Setting, meter: Meter) -> None:
     """Quadratics as ``l2l fit`` trains them: staggered restarts, logging, checkpoints; validation does not count."""
     assert isinstance(setting.optimizee, Quadratic)
-    horizon = FixedHorizon(RESTART * setting.unroll)
-    module = MetaOptimizerModule(CoordinatewiseLSTM(), setting.optimizee, setting.unroll, horizon, seed=0)
+    restarts = Restarts(FixedHorizon(RESTART * setting.unroll))
+    module = MetaOptimizerModule(CoordinatewiseLSTM(), setting.optimizee, setting.unroll, restarts, seed=0)
     data = QuadraticDataModule(
         setting.optimizee.dim, unroll=setting.unroll, problems=setting.problems, windows_per_epoch=250, seed=0
     )

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -11,17 +11,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from l2l_lightning.core.coordinates import UNKNOWN, CoordinateLayout, Kind, tensor_kinds
 from l2l_lightning.core.errors import InputError, check_choice, check_non_negative, check_positive_int
-from l2l_lightning.core.rule import RuleInput
+from l2l_lightning.core.rule import RuleInput, Scope
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.files import rule_file
 from l2l_lightning.files.description import describe, differences
 from l2l_lightning.rules.base import UpdateRule
-from l2l_lightning.rules.partitioned import PartitionedRule
+from l2l_lightning.rules.tensors import TensorRule
 
 NotFinite = Literal["skip", "error"]
 STEP = "step"
-OWN = ("not_finite", "chunk_size", "allow", "skipped", "_parts", "_part_of")  # attributes of this class that are copied
+# Attributes of this class that are copied.
+OWN = ("not_finite", "chunk_size", "allow", "total_steps", "skipped", "_rules", "_rule_of", "_names", "_kinds")
 
 
 class _Kind(NamedTuple):
@@ -30,31 +32,32 @@ class _Kind(NamedTuple):
     rule: int
     device: torch.device
     dtype: torch.dtype
-    step: int
 
 
-class _Chunk(NamedTuple):
-    """Coordinates that one call of the rule updates: whole parameters, or a part of a large one."""
+class _Piece(NamedTuple):
+    """A parameter, or some of its coordinates.
 
-    params: list[Tensor]
-    where: slice
+    Attributes:
+        param: the parameter.
+        part: its coordinates, None for all of them.
+    """
 
-    def cut(self, tensors: Iterable[Tensor]) -> list[Tensor]:
-        """The chunk's part of flat tensors (*features, numel), one a parameter."""
-        return [tensor[..., self.where] for tensor in tensors]
+    param: Tensor
+    part: slice | None = None
 
-    def join(self, tensors: Iterable[Tensor]) -> Tensor:
-        """The same as one tensor (*features, n)."""
-        pieces = self.cut(tensors)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)
+    def of(self, tensor: Tensor) -> Tensor:
+        """These coordinates of a flat tensor (*features, numel)."""
+        return tensor if self.part is None else tensor[..., self.part]
 
 
 class LearnedOptimizer(Optimizer):
     """Updates parameters by an update rule, in place of Adam in any loop.
 
-    ``step`` treats all parameters of a group as one vector and cuts it into chunks, whose size bounds the memory that
-    the rule's network takes. State leaves are kept a parameter, (*features, *shape), in float32 (float64 for parameters
-    in float64). A rule is not trained here.
+    A rule of scope "coordinate" gets chunks of coordinates, whose size bounds the memory that its network takes; a
+    rule of scope "tensor" gets whole tensors, those of equal shape and kind stacked; a rule of scope "problem" gets all
+    parameters of all its groups at once. State leaves are kept a parameter, (*features, *shape) or (*features, k), in
+    float32 (float64 for parameters in float64). A parameter without a gradient is left out, and its state stays as it
+    is. A rule is not trained here.
 
     Args:
         params: parameters, named parameters, or groups of them; a group may have its own ``rule``, ``lr`` and
@@ -64,7 +67,9 @@ class LearnedOptimizer(Optimizer):
         maximize: go up instead of down.
         not_finite: what happens to a parameter whose gradient is not finite: ``skip`` leaves it and its state alone
             in this step, counts it in ``skipped`` and warns once; ``error`` raises.
-        chunk_size: the most coordinates of one call of the rule.
+        chunk_size: the most coordinates of one call of a rule that looks at every coordinate alone; other rules get
+            whole tensors, whatever it is.
+        total_steps: how many steps the training will have, for rules that look at it; unknown where none is given.
         allow: class paths of your own that may be imported because a rule's file names them.
 
     Attributes:
@@ -83,15 +88,21 @@ class LearnedOptimizer(Optimizer):
         maximize: bool = False,
         not_finite: NotFinite = "skip",
         chunk_size: int = 65536,
+        total_steps: int | None = None,
         allow: Sequence[str] = (),
     ) -> None:
         check_choice(self, get_args(NotFinite), not_finite=not_finite)
         check_positive_int(self, chunk_size=chunk_size)
+        if total_steps is not None:
+            check_positive_int(self, total_steps=total_steps)
         self.not_finite, self.chunk_size, self.allow = not_finite, chunk_size, tuple(allow)
         self.skipped = 0
-        self._parts: list[UpdateRule] = []  # what updates parameters; a PartitionedRule has several
-        self._part_of: dict[Tensor, int] = {}
-        self._placed: dict[tuple[int, torch.device, torch.dtype], UpdateRule] = {}
+        self.total_steps = total_steps
+        self._rules: list[UpdateRule] = []
+        self._rule_of: dict[Tensor, int] = {}
+        self._names: dict[Tensor, str] = {}  # empty where the caller gave none
+        self._kinds: dict[Tensor, Kind] = {}
+        self._placed: dict[_Kind, UpdateRule] = {}
         super().__init__(params, {"rule": _rule_of(rule, allow), "lr": lr, "maximize": maximize})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,21 +116,30 @@ class LearnedOptimizer(Optimizer):
         """Add parameters that appear later; a group without a ``rule`` takes that of the optimizer."""
         super().add_param_group(dict(param_group))  # the caller's own keeps its rule
         group = self.param_groups[-1]
-        names = group.get("param_names", [None] * len(group["params"]))
         try:
             rule = _rule_of(group["rule"], self.allow)
             # Plain values only, so that a saved state loads with weights_only=True.
             group["rule"] = describe(rule) | {"sha256": rule_file.digest(rule.state_dict())}
             self._check(group)
-            parts = [_part(rule, name) for name in names]
+            names = group.get("param_names", [""] * len(group["params"]))
+            self._check_rule(rule, group["params"], names)
         except Exception:
             self.param_groups.pop()
             raise
-        for param, part in zip(group["params"], parts, strict=True):
-            known = next((place for place, other in enumerate(self._parts) if other is part), len(self._parts))
-            if known == len(self._parts):
-                self._parts.append(part)
-            self._part_of[param] = known
+        known = next((place for place, other in enumerate(self._rules) if other is rule), len(self._rules))
+        if known == len(self._rules):
+            self._rules.append(rule)
+        self._rule_of.update(dict.fromkeys(group["params"], known))
+        self._names.update(zip(group["params"], names, strict=True))
+        every = [param for other in self.param_groups for param in other["params"]]
+        self._kinds = dict(zip(every, tensor_kinds([param.shape for param in every]), strict=True))
+
+    def _check_rule(self, rule: UpdateRule, params: list[Tensor], names: Sequence[str]) -> None:
+        if "total" in rule.needs and self.total_steps is None:
+            raise InputError(f"LearnedOptimizer: {type(rule).__name__} needs to know its steps; set total_steps.")
+        shapes = tuple(param.shape for param in params)
+        layout = CoordinateLayout(tuple(names), shapes, (UNKNOWN,) * len(params), tensor_kinds(shapes))
+        rule.check_layout(layout)
 
     def _check(self, group: dict[str, Any]) -> None:
         lr = group["lr"]
@@ -144,10 +164,17 @@ class LearnedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         seen = loss.detach() if isinstance(loss, Tensor) and loss.dim() == 0 else None
+        if seen is None and any("loss" in rule.needs for rule in self._rules):
+            raise InputError(
+                "LearnedOptimizer: the rule needs the loss; call step(closure) with a closure returning it."
+            )
         ready = self._ready([param for group in self.param_groups for param in group["params"]])
-        for group in self.param_groups:
-            for kind, params in self._alike([param for param in group["params"] if param in ready]).items():
-                self._update(kind, params, group, seen)
+        group_of = {param: group for group in self.param_groups for param in group["params"] if param in ready}
+        for kind, params in self._alike(list(group_of)).items():
+            for pieces in self._calls(kind, params, group_of):
+                self._update(kind, pieces, group_of, seen)
+        for param in group_of:
+            self.state[param][STEP] += 1
         return loss
 
     def _ready(self, params: Sequence[Tensor]) -> set[Tensor]:
@@ -172,65 +199,116 @@ class LearnedOptimizer(Optimizer):
     def _alike(self, params: list[Tensor]) -> dict[_Kind, list[Tensor]]:
         alike: dict[_Kind, list[Tensor]] = {}
         for param in params:
-            dtype = _working_dtype(param)
-            part = self._part_of[param]
-            state = self.state[param]
-            if not state:
-                rule = self._rule(part, param.device, dtype)
-                state[STEP] = torch.tensor(0)
-                leaves = rule.init_state(param.detach().reshape(-1).to(dtype))
-                # Leaves may share memory with theta or with each other, and are written in place.
-                state.update({name: leaf.clone().unflatten(-1, _shape(param)) for name, leaf in leaves.items()})
-            alike.setdefault(_Kind(part, param.device, dtype, int(state[STEP])), []).append(param)
+            kind = _Kind(self._rule_of[param], param.device, _working_dtype(param))
+            alike.setdefault(kind, []).append(param)
         return alike
 
-    def _rule(self, part: int, device: torch.device, dtype: torch.dtype) -> UpdateRule:
-        key = (part, device, dtype)
-        if key not in self._placed:
-            rule = copy.deepcopy(self._parts[part]).to(device).requires_grad_(False)
+    def _calls(
+        self, kind: _Kind, params: list[Tensor], group_of: dict[Tensor, dict[str, Any]]
+    ) -> Iterator[list[list[_Piece]]]:
+        """What each call of a rule updates: rows of pieces, a row a problem of the rule's.
+
+        Coordinates go in chunks of the same group and count of steps, tensors in stacks of the same shape and kind, and
+        a rule of scope "problem" gets all of its parameters at once.
+        """
+        rule = self._rule(kind)
+        scope = rule.scope
+        for param in params:
+            if not self.state[param]:
+                self._start(kind, param, scope)
+        if scope == "problem":
+            yield [[_Piece(param) for param in params]]
+            return
+        alike: tuple
+        together: dict[tuple, list[Tensor]] = {}
+        for param in params:
+            if scope == "coordinate":
+                alike = id(group_of[param]), int(self.state[param][STEP])
+            else:  # only a TensorRule cares for no names
+                alike = param.shape, self._kinds[param], None if isinstance(rule, TensorRule) else param
+            together.setdefault(alike, []).append(param)
+        for some in together.values():
+            if scope == "tensor":
+                yield [[_Piece(param)] for param in some]
+            else:
+                yield from ([chunk] for chunk in _chunks(some, self.chunk_size))
+
+    def _layout(self, pieces: Sequence[_Piece]) -> CoordinateLayout:
+        params = [piece.param for piece in pieces]
+        whole = CoordinateLayout(
+            tuple(self._names[param] for param in params),
+            tuple(param.shape for param in params),
+            (UNKNOWN,) * len(params),
+            tuple(self._kinds[param] for param in params),
+        )
+        return whole if pieces[0].part is None else whole.cut(pieces[0].part)
+
+    def _start(self, kind: _Kind, param: Tensor, scope: Scope) -> None:
+        """The state of a parameter that moves for the first time."""
+        theta = param.detach().reshape(1, -1).to(kind.dtype)  # (1, n)
+        leaves = self._rule(kind).init_state(theta, self._layout([_Piece(param)]))
+        self.state[param][STEP] = torch.tensor(0)
+        for name, leaf in leaves.items():
+            # Leaves may share memory with theta or with each other, and are written in place.
+            own = leaf.squeeze(-2).clone()  # (*features, k)
+            whole = own.shape[-1] == param.numel()
+            if not whole and (scope != "tensor" or own.dim() > 1):
+                raise InputError(
+                    f"LearnedOptimizer: the state leaf {name!r} of {type(self._rule(kind)).__name__} does not hold one "
+                    "number a coordinate; only a TensorRule may keep others."
+                )
+            self.state[param][name] = own.unflatten(-1, _shape(param)) if whole else own
+
+    def _rule(self, kind: _Kind) -> UpdateRule:
+        if kind not in self._placed:
+            rule = copy.deepcopy(self._rules[kind.rule]).to(kind.device).requires_grad_(False)
             for param in rule.parameters():
-                param.data = param.data.to(dtype)
+                param.data = param.data.to(kind.dtype)
             for buffer in rule.buffers():  # decays near 1 are kept in double precision
                 if buffer.is_floating_point():
-                    buffer.data = buffer.data.to(torch.promote_types(buffer.dtype, dtype))
-            self._placed[key] = rule
-        return self._placed[key]
+                    buffer.data = buffer.data.to(torch.promote_types(buffer.dtype, kind.dtype))
+            self._placed[kind] = rule
+        return self._placed[kind]
 
-    def _update(self, kind: _Kind, params: list[Tensor], group: dict[str, Any], loss: Tensor | None) -> None:
-        rule = self._rule(kind.rule, kind.device, kind.dtype)
-        step = torch.tensor(kind.step, device=kind.device)
-        # Views where the memory is contiguous, copies elsewhere.
-        theta = {param: param.detach().reshape(-1) for param in params}
-        grad = {param: param.grad.reshape(-1) for param in params}  # type: ignore[union-attr]
-        leaves = {param: self._leaves(param) for param in params}
-        for chunk in _chunks(params, self.chunk_size):
-            sizes = [len(piece) for piece in chunk.cut(theta[param] for param in chunk.params)]
-            gradient = chunk.join(grad[param] for param in chunk.params).to(kind.dtype)
-            inputs = RuleInput(
-                chunk.join(theta[param] for param in chunk.params).to(kind.dtype),
-                -gradient if group["maximize"] else gradient,
-                loss,
-                step,
-            )
-            names = leaves[chunk.params[0]]
-            state = {name: chunk.join(leaves[param][name] for param in chunk.params) for name in names}
-            moves = group["lr"] * rule.step_(inputs, state)
-            if len(chunk.params) > 1:  # else the state was written where it lies
-                for name, leaf in state.items():
-                    old = chunk.cut(leaves[param][name] for param in chunk.params)
-                    torch._foreach_copy_(old, leaf.split(sizes, -1))
-            for piece, move in zip(chunk.cut(theta[param] for param in chunk.params), moves.split(sizes), strict=True):
-                piece.add_(move)
-        for param in params:
-            if not param.is_contiguous():
-                param.copy_(theta[param].view(param.shape))
-            self.state[param][STEP] += 1
+    def _update(
+        self, kind: _Kind, rows: list[list[_Piece]], group_of: dict[Tensor, dict[str, Any]], loss: Tensor | None
+    ) -> None:
+        """One call of a rule on R rows of the same layout."""
+        rule, layout = self._rule(kind), self._layout(rows[0])
+        flat = {piece.param: piece.param.detach().reshape(-1) for row in rows for piece in row}  # views if contiguous
+        theta = _stack([[piece.of(flat[piece.param]) for piece in row] for row in rows]).to(kind.dtype)  # (R, n)
+        slopes = [[_downhill(piece, group_of[piece.param]["maximize"]) for piece in row] for row in rows]
+        grad = _stack(slopes).to(kind.dtype)  # (R, n)
+        t = torch.stack([self._age(row) for row in rows]).to(kind.device, non_blocking=True)  # (R,)
+        total = torch.full(t.shape, float(self.total_steps or 0), dtype=kind.dtype, device=kind.device)
+        leaves = {piece.param: self._leaves(piece.param) for row in rows for piece in row}
+        names = dict.fromkeys(name for row in rows for piece in row for name in leaves[piece.param])
+        views = {
+            name: [[piece.of(own[name]) for piece in row if name in (own := leaves[piece.param])] for row in rows]
+            for name in names
+        }
+        state = {name: _stack(own, dim=-2) for name, own in views.items()}  # (*features, R, k)
+        losses = None if loss is None else loss.to(kind.dtype).expand(len(rows))
+        moves = rule.step_(RuleInput(theta, grad, losses, t, total, layout), state)  # (R, n)
+        for name, rows_of_leaf in views.items():
+            if len(rows) > 1 or len(rows[0]) > 1:  # else the state was written where it lies
+                _unstack(rows_of_leaf, state[name], dim=-2)
+        for row, move in zip(rows, moves, strict=True):
+            for piece, own_move in zip(row, move.split(layout.sizes), strict=True):
+                rate = group_of[piece.param]["lr"]
+                piece.of(flat[piece.param]).add_(own_move * rate)
+                if not piece.param.is_contiguous():
+                    piece.param.copy_(flat[piece.param].view(piece.param.shape))
+
+    def _age(self, row: Sequence[_Piece]) -> Tensor:
+        """The count of steps of a row; of the oldest parameter where they differ."""
+        return max((self.state[piece.param][STEP] for piece in row), key=int)
 
     def _leaves(self, param: Tensor) -> RuleState:
-        """The rule's state of one parameter as flat views (*features, numel)."""
-        dims = max(param.dim(), 1)
+        """The rule's state of one parameter as flat views (*features, k)."""
+        shape = _shape(param)
         return {
-            name: leaf.flatten(leaf.dim() - dims) if param.dim() else leaf
+            name: leaf.flatten(leaf.dim() - len(shape)) if leaf.shape[-len(shape) :] == shape else leaf
             for name, leaf in self.state[param].items()
             if name != STEP
         }
@@ -271,19 +349,27 @@ def _rule_of(given: UpdateRule | str | Path, allow: Sequence[str]) -> UpdateRule
     return rule_file.load(given, allow)
 
 
-def _part(rule: UpdateRule, name: str | None) -> UpdateRule:
-    """The rule of one parameter."""
-    if name is None and type(rule).for_parameter is not UpdateRule.for_parameter:
-        raise InputError(
-            f"LearnedOptimizer: a {type(rule).__name__} needs the parameters' names; pass model.named_parameters()."
-        )
-    routes = [route for part in rule.modules() if isinstance(part, PartitionedRule) for route in part.routes]
-    blind = next((route.module for route in routes if route.module != "*"), None)
-    if blind is not None:
-        raise InputError(
-            f"LearnedOptimizer: a PartitionedRule's routes must look at names alone here, but one has module {blind!r}."
-        )
-    return rule.for_parameter(name or "", "?")  # no parameter knows the module that owns it
+def _downhill(piece: _Piece, maximize: bool) -> Tensor:
+    """The gradient of what is to be minimised, flat."""
+    assert piece.param.grad is not None
+    grad = piece.of(piece.param.grad.reshape(-1))
+    return -grad if maximize else grad
+
+
+def _stack(rows: Sequence[Sequence[Tensor]], dim: int = 0) -> Tensor:
+    """Rows of flat pieces (*features, k_i) -> one tensor, (*features, R, k); a single piece stays where it lies."""
+    joined = [row[0] if len(row) == 1 else torch.cat(list(row), -1) for row in rows]
+    dim = joined[0].dim() + 1 + dim if dim < 0 else dim
+    return joined[0].unsqueeze(dim) if len(joined) == 1 else torch.stack(joined, dim)
+
+
+def _unstack(rows: Sequence[Sequence[Tensor]], stacked: Tensor, dim: int) -> None:
+    """Write a tensor that ``_stack`` made back into its pieces."""
+    pieces, values = [], []
+    for row, joined in zip(rows, stacked.unbind(dim), strict=True):
+        pieces += list(row)
+        values += joined.split([piece.shape[-1] for piece in row], -1)
+    torch._foreach_copy_(pieces, values)
 
 
 def _working_dtype(param: Tensor) -> torch.dtype:
@@ -305,17 +391,19 @@ def _all_finite(tensors: list[Tensor]) -> list[bool]:
     return found
 
 
-def _chunks(params: list[Tensor], size: int) -> Iterator[_Chunk]:
+def _chunks(params: list[Tensor], size: int) -> Iterator[list[_Piece]]:
     """Small parameters together, large ones in parts of ``size``."""
-    small: list[Tensor] = []
+    small: list[_Piece] = []
+    count = 0
     for param in params:
         if param.numel() > size:
             for start in range(0, param.numel(), size):
-                yield _Chunk([param], slice(start, start + size))
-        else:
-            if sum(other.numel() for other in small) + param.numel() > size:
-                yield _Chunk(small, slice(None))
-                small = []
-            small.append(param)
+                yield [_Piece(param, slice(start, start + size))]
+            continue
+        if count + param.numel() > size:
+            yield small
+            small, count = [], 0
+        small.append(_Piece(param))
+        count += param.numel()
     if small:
-        yield _Chunk(small, slice(None))
+        yield small

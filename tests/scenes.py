@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import keyed_generator
-from l2l_lightning.core.state import InnerState, fresh_state
+from l2l_lightning.core.state import InnerState, RuleState, fresh_state
 from l2l_lightning.core.window import Data, Window
 from l2l_lightning.optimizees import Quadratic
-from l2l_lightning.rules import UpdateRule
+from l2l_lightning.rules import RuleInput, UpdateRule
 from l2l_lightning.rules.recurrent import CoordinatewiseNetwork
 
 
@@ -51,12 +52,30 @@ class Scene:
 
     def state(self, rule: UpdateRule) -> InnerState:
         lifetime = torch.full((len(self.theta),), 1000)
-        return fresh_state(self.theta, rule.init_state(self.theta), self.instance, lifetime)
+        return fresh_state(self.theta, rule.init_state(self.theta, self.problems.layout), self.instance, lifetime)
 
     def window(self, start: int = 0, stop: int | None = None) -> Window:
         """The points ``start`` ... ``stop``, all of them by default."""
         points = self.stream[start : None if stop is None else stop + 1]
         return Window(0, len(self.theta), len(points) - 1, {}, {"y": points})
+
+
+def initial_state(rule: UpdateRule, theta: Tensor, layout: CoordinateLayout | None = None) -> RuleState:
+    """The rule's state at theta (..., n), of one vector where no layout is given."""
+    return rule.init_state(theta, layout or CoordinateLayout.flat(theta.shape[-1]))
+
+
+def seen(
+    theta: Tensor,
+    grad: Tensor,
+    loss: Tensor | None,
+    t: Tensor,
+    layout: CoordinateLayout | None = None,
+    total: float = 0.0,
+) -> RuleInput:
+    """A rule's input: of one vector and an unknown total where nothing else is said."""
+    layout = layout or CoordinateLayout.flat(theta.shape[-1])
+    return RuleInput(theta, grad, loss, t, torch.full(t.shape, total, dtype=theta.dtype), layout)
 
 
 def awake(network: CoordinatewiseNetwork) -> CoordinatewiseNetwork:

@@ -1,6 +1,7 @@
 """A meta-training of seconds, through Lightning and through the command line."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from l2l_lightning.cli.main import main
-from l2l_lightning.core.horizon import FixedHorizon
+from l2l_lightning.core.estimators import Backpropagation
+from l2l_lightning.core.horizon import FixedHorizon, Restarts
 from l2l_lightning.data import QuadraticDataModule
 from l2l_lightning.evaluation.compare import Baselines
 from l2l_lightning.optimizees import Quadratic
@@ -20,16 +22,22 @@ CONFIG = Path(__file__).parents[1] / "configs" / "quadratic_smoke.yaml"
 
 
 def module(**changes: Any) -> MetaOptimizerModule:
+    """A small module; the fields of ``Restarts`` and the arguments of ``Backpropagation`` may be given by name."""
     torch.manual_seed(0)
     arguments: dict[str, Any] = {
         "rule": CoordinatewiseLSTM(layers=1, hidden_size=5, output_scale=0.1),
         "optimizee": Quadratic(dim=3),
         "unroll": 5,
-        "horizon": FixedHorizon(20),
         "baselines": Baselines([Adam(), Nesterov()], [0.01, 0.1]),
         "seed": 0,
     }
-    return MetaOptimizerModule(**arguments | changes)
+    arguments |= changes
+    restarts = {field.name: arguments.pop(field.name) for field in fields(Restarts) if field.name in arguments}
+    gradient = {name: arguments.pop(name) for name in ("second_order", "meta_coordinates") if name in arguments}
+    arguments["restarts"] = Restarts(**{"horizon": FixedHorizon(20)} | restarts)
+    if gradient:
+        arguments["estimator"] = Backpropagation(**gradient)
+    return MetaOptimizerModule(**arguments)
 
 
 def data(**changes: Any) -> QuadraticDataModule:

@@ -44,7 +44,7 @@ def test_half_a_minute_makes_an_outer_optimizer_that_beats_tuned_adam(tmp_path: 
         "model.optimizee.init_args.unroll": 10,
         "model.optimizee.init_args.rule.init_args.eta_min": 0.03,
         "model.optimizee.init_args.optimizee.init_args.dim": 5,
-        "model.horizon.init_args.steps": 30,
+        "model.restarts.horizon.init_args.steps": 30,
         "model.baselines.rules": "[Adam]",
         "model.baselines.learning_rates": "[0.01, 0.03, 0.1]",
         "model.optimizer.init_args.lr": 0.01,

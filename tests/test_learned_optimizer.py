@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rules.test_handmade import PAIRS
-from scenes import assert_refused, awake
+from scenes import assert_refused, awake, initial_state, seen
 from torch import nn
 from walks import (
     ALL,
@@ -32,7 +32,6 @@ from l2l_lightning.rules import (
     CoordinatewiseLSTM,
     PartitionedRule,
     Route,
-    RuleInput,
 )
 
 # Against torch.optim and against the rule itself
@@ -79,10 +78,10 @@ def test_a_rule_answers_as_if_called_on_the_flat_vector(make, chunk_size):
     optimizer = LearnedOptimizer(params, rule, chunk_size=chunk_size)
     walk(optimizer, params)
     theta = flat(parameters())
-    state = rule.init_state(theta)
+    state = initial_state(rule, theta)
     with torch.no_grad():
         for t in range(6):
-            step, state = rule(RuleInput(theta, flat(draw(t, SHAPES)), None, torch.tensor(t)), state)
+            step, state = rule(seen(theta, flat(draw(t, SHAPES)), None, torch.tensor(t)), state)
             theta = theta + step
     exact = {"rtol": 0, "atol": 0 if chunk_size == ALL else 1e-6}
     torch.testing.assert_close(flat(params), theta, **exact)
@@ -95,7 +94,7 @@ def test_a_rule_answers_as_if_called_on_the_flat_vector(make, chunk_size):
 @pytest.mark.parametrize("chunk_size", [4, ALL])
 def test_a_step_may_be_an_old_leaf(chunk_size):
     class Late(SGD):
-        def init_state(self, theta):
+        def init_state(self, theta, layout, generator=None):
             return {"next": torch.zeros_like(theta)}
 
         def forward(self, inputs, state):
@@ -112,7 +111,7 @@ def test_no_call_sees_more_coordinates_than_a_chunk_has():
 
     class Watching(SGD):
         def forward(self, inputs, state):
-            seen.append(len(inputs.theta))
+            seen.append(inputs.theta.shape[-1])
             return super().forward(inputs, state)
 
     params = parameters((2,), (5,), (3, 7), (4,), ())
@@ -222,9 +221,13 @@ def test_routes_by_name_send_parameters_to_the_rules():
 @pytest.mark.parametrize(
     ("routes", "named", "sentence"),
     [
-        (ROUTES, False, "a PartitionedRule needs the parameters' names; pass model.named_parameters()"),
+        (ROUTES, False, "A PartitionedRule needs the parameters' names; pass model.named_parameters()"),
         ([Route("bias", name="*bias")], True, "no route matches the parameter 'weight'"),
-        ([Route("bias", module="Linear"), Route("rest")], True, "names alone here, but one has module 'Linear'"),
+        (
+            [Route("bias", module="Linear"), Route("rest")],
+            True,
+            "names alone where modules are unknown, but one has module 'Linear'",
+        ),
     ],
 )
 def test_routes_that_cannot_be_followed_are_refused(routes, named, sentence):
@@ -241,10 +244,10 @@ def test_half_precision_is_computed_and_remembered_in_single(dtype):
     rule, params = Adam(0.01), parameters(dtype=dtype)
     optimizer = LearnedOptimizer(params, rule, chunk_size=10)
     walk(optimizer, params)
-    theta, state = flat(parameters(dtype=dtype)), rule.init_state(flat(parameters()))
+    theta, state = flat(parameters(dtype=dtype)), initial_state(rule, flat(parameters()))
     for t in range(6):
         grad = flat(draw(t, SHAPES, dtype)).float()
-        step, state = rule(RuleInput(theta.float(), grad, None, torch.tensor(t)), state)
+        step, state = rule(seen(theta.float(), grad, None, torch.tensor(t)), state)
         theta = (theta.float() + step).to(dtype)
     assert torch.equal(flat(params), theta)
     assert {leaf.dtype for leaves in optimizer.state.values() for leaf in leaves.values()} == {

@@ -9,6 +9,7 @@ from test_mistakes import mistake
 from test_resume import EVERY_WINDOW, assert_same_training
 from torch import Tensor
 
+from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.rules import CoordinatewiseGRU, CoordinatewiseLSTM, MultiscaleAdam, RuleInput, UpdateRule
@@ -53,9 +54,9 @@ def test_the_same_seed_gives_the_same_training_and_another_one_another(tmp_path:
 def test_as_many_as_there_are_train_as_without(tmp_path: Path, rule: str, count: int) -> None:
     whole, sampled = trained(tmp_path, rule), trained(tmp_path, rule, meta_coordinates=count)
     torch.testing.assert_close(sampled.rule.state_dict(), whole.rule.state_dict(), rtol=1e-5, atol=1e-6)
-    assert whole.inner is not None
+    assert whole.population.inner is not None
     assert sampled.inner is not None
-    torch.testing.assert_close(sampled.inner.theta, whole.inner.theta, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sampled.inner.theta, whole.population.inner.theta, rtol=1e-4, atol=1e-5)
 
 
 def test_every_window_draws_anew_and_its_number_alone_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tmp_path: Path) -> 
     for name, limits in (("whole", [20]), ("parts", [13, 20])):
         extra = tmp_path / f"{name}.yaml"
         extra.write_text(EVERY_WINDOW.format(folder=saved[name]))
-        arguments = ["--config", str(extra), "--model.meta_coordinates", "2"]
+        arguments = ["--config", str(extra), "--model.estimator.meta_coordinates", "2"]
         for limit in limits:
             small.l2l("fit", tmp_path / name, *arguments, "--trainer.max_steps", str(limit))
             arguments += ["--ckpt_path", str(saved[name] / "last.ckpt")]
@@ -93,14 +94,14 @@ def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tmp_path: Path) -> 
     [
         ("0", "meta_coordinates must be a positive integer, got 0"),
         ("-1", "meta_coordinates must be a positive integer, got -1"),
-        ("many", "model.meta_coordinates: must be of type int"),
-        ("2.5", "model.meta_coordinates: must be of type int"),
+        ("many", "model.estimator.meta_coordinates: must be of type int"),
+        ("2.5", "model.estimator.meta_coordinates: must be of type int"),
     ],
 )
 def test_a_count_that_is_none_gets_one_sentence(
     capsys: pytest.CaptureFixture, tmp_path: Path, value: str, sentence: str
 ) -> None:
-    assert sentence in mistake(capsys, tmp_path, "--model.meta_coordinates", value)
+    assert sentence in mistake(capsys, tmp_path, "--model.estimator.meta_coordinates", value)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "many", True])
@@ -110,7 +111,12 @@ def test_a_count_that_is_none_is_refused_in_python(value: object) -> None:
 
 
 def test_a_sample_and_second_derivatives_do_not_go_together(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    arguments = ("--model.meta_coordinates", "2", "--model.second_order", "true")
+    arguments = (
+        "--model.estimator.meta_coordinates",
+        "2",
+        "--model.estimator.second_order",
+        "true",
+    )
     assert "second_order do not go together" in mistake(capsys, tmp_path, *arguments)
 
 
@@ -119,7 +125,9 @@ class Coupled(UpdateRule):
         super().__init__()
         self.rate = torch.nn.Parameter(torch.tensor(0.1))
 
-    def init_state(self, theta: Tensor) -> RuleState:
+    def init_state(
+        self, theta: Tensor, layout: CoordinateLayout, generator: torch.Generator | None = None
+    ) -> RuleState:
         return {}
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:

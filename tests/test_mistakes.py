@@ -38,7 +38,10 @@ def mistake(capsys: pytest.CaptureFixture, folder: Path, *arguments: str, comman
         (("--data.init_args.problems", "0"), "problems must be a positive integer, got 0"),
         (("--data.init_args.dim", "-1"), "dim must be a positive integer, got -1"),
         (("--model.unroll", "0"), "unroll must be a positive integer, got 0"),
-        (("--model.horizon.init_args.steps", "-20"), "FixedHorizon: steps must be a positive integer, got -20"),
+        (
+            ("--model.restarts.horizon.init_args.steps", "-20"),
+            "FixedHorizon: steps must be a positive integer, got -20",
+        ),
         (("--model.objective", "Objective", "--model.objective.transform", "lag"), "must be one of 'plain', 'log'"),
         (("--model.baselines.learning_rates", "[-1.0]"), "learning_rates must be a positive number, got -1.0"),
         (("--trainer.max_epochs", "many"), "trainer.max_epochs: must be of type int"),
@@ -67,7 +70,7 @@ def test_a_misspelt_key_in_a_file_gets_one_sentence(capsys: pytest.CaptureFixtur
 
 def test_a_horizon_that_is_no_multiple_of_the_unroll_is_rounded_up_and_said(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="horizon of 17 inner steps .* rounded up to 20"):
-        small.l2l("fit", tmp_path, "--model.horizon.init_args.steps", "17", "--trainer.max_steps", "1")
+        small.l2l("fit", tmp_path, "--model.restarts.horizon.init_args.steps", "17", "--trainer.max_steps", "1")
 
 
 def test_an_optimizee_that_does_not_fit_its_data_gets_one_sentence(

@@ -12,7 +12,7 @@ from test_resume import assert_same_training
 
 from l2l_lightning import LearnedOptimizer
 from l2l_lightning.cli.main import main
-from l2l_lightning.core.unroll import unroll
+from l2l_lightning.core.estimators.backpropagation import backpropagate
 from l2l_lightning.files import checkpoint, rule_file
 
 CONFIG = small.CONFIG.parent / "optimizer_cubed.yaml"
@@ -23,7 +23,7 @@ SMALL = {
     "model.optimizee.init_args.unroll": 3,
     "model.optimizee.init_args.rule.init_args.hidden_size": 3,
     "model.optimizee.init_args.optimizee.init_args.dim": 2,
-    "model.horizon.init_args.steps": 4,
+    "model.restarts.horizon.init_args.steps": 4,
     "model.baselines.rules": "[Adam, SGD]",
     "model.baselines.learning_rates": "[0.01, 0.1]",
     "data.init_args.inner.init_args.dim": 2,
@@ -89,7 +89,7 @@ def test_a_learned_outer_optimizer_steps_as_it_does_in_a_plain_loop(third: Path,
     for window in small.data().train_dataloader():
         plain.on_train_batch_start(window, 0)
         plain.windows += 1
-        walked = unroll(plain.rule, plain.problems, plain.inner, window, plain.objective)
+        walked = backpropagate(plain.rule, plain.problems, plain.inner, window, plain.objective)
         plain.inner = walked.state
         optimizer.zero_grad()
         walked.meta_loss.backward()

@@ -86,6 +86,7 @@ class L2LCLI(LightningCLI):
             help="threads of torch on the CPU; small problems are fastest with 1",
         )
         parser.link_arguments("model.unroll", "data.init_args.unroll")
+        parser.set_defaults({"model.estimator": {"class_path": "l2l_lightning.core.estimators.Backpropagation"}})
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.monitor": "val/mean_loss", "checkpoint.filename": "best"})
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
@@ -137,7 +138,7 @@ class L2LCLI(LightningCLI):
         config = json.loads(plain)[self.subcommand]
         config["data"] = without(config["data"], "root")
         config["data"]["init_args"]["unroll"] = config["model"]["unroll"]  # a link, which is not dumped
-        parts = {name: config["model"][name] for name in ("optimizee", "horizon", "objective")}
+        parts = {name: config["model"][name] for name in ("optimizee", "objective")}
         self.model.trained_on |= {name: part for name, part in parts.items() if part} | {"data": config["data"]}
 
     def before_instantiate_classes(self) -> None:

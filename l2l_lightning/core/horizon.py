@@ -2,12 +2,18 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from l2l_lightning.core.errors import InputError, check_non_negative_int, check_positive_int
+from l2l_lightning.core.errors import (
+    InputError,
+    check_non_negative,
+    check_non_negative_int,
+    check_positive,
+    check_positive_int,
+)
 
 
 def round_up(steps: int, unroll: int, name: str) -> int:
@@ -137,3 +143,64 @@ class GrowingHorizon(Horizon):
 
     def all_bounds(self) -> list[tuple[int, int]]:
         return [(stage.low, stage.high) for stage in self.stages]
+
+
+@dataclass(frozen=True)
+class ToldTotal:
+    """The number of inner steps that a problem is told it will have, drawn at its reset.
+
+    Attributes:
+        unknown: probability of telling nothing (a total of 0).
+        factor: the lifetime is multiplied by a log-uniform number between 1/factor and factor.
+
+    Raises:
+        InputError: for a probability outside [0, 1] or a factor below 1.
+    """
+
+    unknown: float = 0.0
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_non_negative(self, unknown=self.unknown)
+        check_positive(self, factor=self.factor)
+        if self.unknown > 1 or self.factor < 1:
+            raise InputError(
+                f"ToldTotal: unknown must be at most 1 and factor at least 1, got {self.unknown} and {self.factor}."
+            )
+
+    def draw(self, lifetimes: Tensor, generator: torch.Generator) -> Tensor:
+        """Totals (B,), float, for lifetimes (B,) in inner steps."""
+        both = torch.rand(
+            2, len(lifetimes), dtype=torch.float64, generator=generator, device=generator.device
+        )  # (2, B)
+        totals = lifetimes * self.factor ** (2 * both[0] - 1)
+        return torch.where(both[1] < self.unknown, 0.0, totals.round())
+
+
+@dataclass
+class Restarts:
+    """When problems are replaced by fresh ones, and what they are told.
+
+    Attributes:
+        horizon: the lifetimes of problems; 100 inner steps where none is given.
+        stagger: spread the first restarts, so that every window sees problems of all ages.
+        reset_loss: also restart problems whose loss fell below this (section 2.2 of Shahid 2017).
+        reset_norm: also restart problems whose parameters' norm passed this (likewise).
+        max_loss: problems whose loss passed this count as diverged, as those do whose loss or gradient is not finite.
+        told: the total number of inner steps that a problem is told.
+
+    Raises:
+        InputError: for a limit that is not a positive number.
+    """
+
+    horizon: Horizon = None  # type: ignore[assignment]  # a class as default would be dumped into configurations
+    stagger: bool = True
+    reset_loss: float | None = None
+    reset_norm: float | None = None
+    max_loss: float | None = None
+    told: ToldTotal = field(default_factory=ToldTotal)
+
+    def __post_init__(self) -> None:
+        limits = {"reset_loss": self.reset_loss, "reset_norm": self.reset_norm, "max_loss": self.max_loss}
+        check_positive(self, **{name: limit for name, limit in limits.items() if limit is not None})
+        self.horizon = self.horizon or FixedHorizon()

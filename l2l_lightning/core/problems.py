@@ -94,6 +94,26 @@ class Problems:
         theta = self.layout.flatten(dict(self.template.named_parameters()))
         self.losses(theta.unsqueeze(0), {name: leaf.to(theta.device).unsqueeze(0) for name, leaf in data.items()})
 
+    def evaluate(self, theta: Tensor, data: Data, second_order: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses (B,), gradients (B, n) and where both are finite, (B,) bool; other gradients are zero.
+
+        With ``second_order`` the first two have a graph to theta, through which no problem that is not finite passes
+        anything back.
+        """
+        # A masked inf would still give 0 * inf = nan in the backward pass through the optimizee.
+        seen = self._alive_part(theta, data) if second_order and nested() else theta.view_as(theta)  # (B, n)
+        loss, grad = self.losses_and_grads(seen, data, create_graph=second_order)
+        alive = _finite(loss, grad)
+        mask = alive.unsqueeze(-1)  # (B, 1)
+        if second_order and seen.requires_grad:  # never where nested: there tensors take no hooks
+            seen.register_hook(lambda g: torch.where(mask, g, 0.0))
+        return loss, torch.where(mask, grad, 0.0), alive
+
+    def _alive_part(self, theta: Tensor, data: Data) -> Tensor:
+        """theta (B, n) without a graph where losses or gradients are not finite, found where no hook can mask them."""
+        alive = _finite(*self.losses_and_grads(theta, data)).unsqueeze(-1)
+        return torch.where(alive, theta, theta.detach())
+
     def losses_and_grads(self, theta: Tensor, data: Data, create_graph: bool = False) -> tuple[Tensor, Tensor]:
         """Losses (B,) and gradients (B, n); both constants unless ``create_graph``. Works under ``no_grad`` too.
 
@@ -167,6 +187,11 @@ class Problems:
             return functional_call(call, parameters, (data,))
 
         return vmap(metrics)(theta)
+
+
+def _finite(loss: Tensor, grad: Tensor) -> Tensor:
+    """(B,) bool from losses (B,) and gradients (B, n), whose largest magnitude is nan or inf where any other is."""
+    return grad.detach().abs().amax(-1) + loss.detach().abs() < torch.inf
 
 
 def nested() -> bool:

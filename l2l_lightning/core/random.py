@@ -14,7 +14,8 @@ class Stream(IntEnum):
     DATA = 0
     INITIALISATION = 1
     LIFETIMES = 2
-    COORDINATES = 3
+    META_GRADIENT = 3
+    ESTIMATOR = 4
 
 
 class Split(IntEnum):

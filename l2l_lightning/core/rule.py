@@ -1,13 +1,16 @@
 """What the inner loop asks of an update rule."""
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 from torch.nn import Parameter
 
+from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.sampling import Coordinates
 from l2l_lightning.core.state import RuleState
+
+Scope = Literal["coordinate", "tensor", "problem"]  # from the narrowest to the widest
 
 
 class RuleInput(NamedTuple):
@@ -17,41 +20,47 @@ class RuleInput(NamedTuple):
         theta: (..., n) coordinates.
         grad: (..., n) gradient at theta, detached unless second derivatives are kept.
         loss: (...) loss at theta, None where the caller has none.
-        step: (...) int64, inner steps since the reset.
+        t: (...) int64, inner steps since the reset.
+        total: (...) float, inner steps that the problem is told it will have; 0: unknown.
+        layout: names, shapes, owners and kinds of the tensors in the last dimension.
     """
 
     theta: Tensor
     grad: Tensor
     loss: Tensor | None
-    step: Tensor
+    t: Tensor
+    total: Tensor
+    layout: CoordinateLayout
 
 
-class Record(Protocol):
-    """A rule that takes steps from a state without autograd and knows its own way back."""
+class Tape(Protocol):
+    """Takes a rule's steps one after another from a state, and keeps what the gradient of phi needs."""
 
     @property
     def state(self) -> RuleState:
         """After the steps taken so far."""
 
     def __call__(self, inputs: RuleInput) -> Tensor:
-        """The next step (..., n)."""
+        """The next update (..., n)."""
 
-    def steps(self) -> Tensor:
-        """All steps taken (U, ..., n), with a graph to the rule's parameters that has no second derivatives."""
-
-
-Rule = Callable[[RuleInput, RuleState], tuple[Tensor, RuleState]]  # to (step, new state)
+    def updates(self) -> Tensor:
+        """All updates so far (U, ..., n), with a graph to the rule's parameters if the tape keeps one."""
 
 
-class CoordinatewiseRule(Protocol):
-    """What ``UpdateRule`` offers beside its call, for meta-gradients without a graph of the whole walk."""
+class Rule(Protocol):
+    """What ``UpdateRule`` offers to the inner loop; ``rules/base.py`` documents it."""
 
-    coordinatewise: bool
+    @property
+    def scope(self) -> Scope: ...
 
     def __call__(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]: ...
 
+    def init_state(self, theta: Tensor, layout: CoordinateLayout) -> RuleState: ...
+
     def parameters(self) -> Iterator[Parameter]: ...
 
-    def subset(self, state: RuleState, index: Coordinates) -> tuple["CoordinatewiseRule", RuleState]: ...
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
 
-    def record(self, state: RuleState, steps: int | None) -> Record | None: ...
+    def subset(self, state: RuleState, layout: CoordinateLayout, some: Coordinates) -> RuleState: ...
+
+    def tape(self, state: RuleState, layout: CoordinateLayout, steps: int | None) -> Tape | None: ...

@@ -9,20 +9,32 @@ from torch import Tensor
 from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
 
-Coordinates = slice | Tensor  # of theta's last dimension
+
+class Coordinates(NamedTuple):
+    """Some of the n coordinates of theta's last dimension.
+
+    Attributes:
+        chosen: a slice, or (m,) int64, ascending; a coordinate may come twice.
+        layout: of these coordinates, in their order.
+    """
+
+    chosen: slice | Tensor
+    layout: CoordinateLayout
 
 
 class CoordinateSample(NamedTuple):
-    """Some of the n coordinates.
+    """Coordinates that stand for all of them.
 
     Attributes:
         coordinates: (m,) int64, ascending; a coordinate may come twice.
         weight: (m,) how many coordinates each stands for: sum_j weight_j f(coordinate_j) is an unbiased estimate of the
             sum of any f over all coordinates.
+        layout: of these coordinates.
     """
 
     coordinates: Tensor
     weight: Tensor
+    layout: CoordinateLayout
 
 
 def sample_sizes(sizes: list[int], count: int) -> list[int]:
@@ -47,10 +59,10 @@ def sample_coordinates(layout: CoordinateLayout, count: int, generator: torch.Ge
     """
     device = generator.device
     if count >= layout.n:
-        return CoordinateSample(torch.arange(layout.n, device=device), torch.ones(layout.n, device=device))
-    sizes = [where.stop - where.start for _, where, _ in layout.slices]
+        return CoordinateSample(torch.arange(layout.n, device=device), torch.ones(layout.n, device=device), layout)
+    counts = sample_sizes(list(layout.sizes), count)
     indices, weights = [], []
-    for (_, where, _), size, drawn in zip(layout.slices, sizes, sample_sizes(sizes, count), strict=True):
+    for (_, where, _), size, drawn in zip(layout.slices, layout.sizes, counts, strict=True):
         stretch = size / max(drawn, 1)
         place = torch.arange(drawn, dtype=torch.float64, device=device)
         if drawn < size:
@@ -58,15 +70,15 @@ def sample_coordinates(layout: CoordinateLayout, count: int, generator: torch.Ge
             place = (place + jitter) * stretch
         indices.append(where.start + place.long().clamp_max(size - 1))
         weights.append(torch.full((drawn,), stretch, device=device))
-    return CoordinateSample(torch.cat(indices), torch.cat(weights))
+    return CoordinateSample(torch.cat(indices), torch.cat(weights), layout.resized(counts))
 
 
 def check_sampled(rule: object, second_order: bool) -> None:
     """Raise InputError where a sample of the coordinates does not give the meta-gradient."""
     if second_order:
         raise InputError("meta_coordinates and second_order do not go together: second derivatives mix coordinates.")
-    if not getattr(rule, "coordinatewise", False):
+    if getattr(rule, "scope", None) != "coordinate":
         raise InputError(
-            f"meta_coordinates needs a coordinatewise rule, and {type(rule).__name__} does not say that it is one: set "
-            "`coordinatewise = True` in the class if its coordinates never look at each other."
+            f"meta_coordinates needs a rule of scope 'coordinate', and {type(rule).__name__} does not say that it is "
+            'one: set `scope = "coordinate"` in the class if its coordinates never look at each other.'
         )

@@ -17,10 +17,11 @@ class InnerState:
 
     Attributes:
         theta: (B, n) coordinates of every problem.
-        rule: the rule's state, leaves (*features, B, n).
+        rule: the rule's state, leaves (*features, B, k), where k is n for rules of scope "coordinate".
         instance: the problems' own data, leaves (B, ...); empty where a problem is its data stream.
         age: (B,) int64, inner steps since the problem's reset.
         lifetime: (B,) int64, the age at which the problem is reset.
+        total: (B,) float, the inner steps that the problem is told it will have; 0: unknown.
         diverged: (B,) bool, a loss, a gradient or theta was not finite; the problem is reset at the next window.
     """
 
@@ -29,6 +30,7 @@ class InnerState:
     instance: Data
     age: Tensor
     lifetime: Tensor
+    total: Tensor
     diverged: Tensor
 
     @property
@@ -49,15 +51,18 @@ class InnerState:
         return InnerState(**{name: move(value) for name, value in vars(self).items()})  # type: ignore[arg-type]
 
 
-def fresh_state(theta: Tensor, rule: RuleState, instance: Data, lifetime: Tensor) -> InnerState:
-    """The state of B problems that start now."""
-    age = torch.zeros_like(lifetime)
-    return InnerState(theta, rule, instance, age, lifetime, torch.zeros_like(age, dtype=torch.bool))
+def fresh_state(
+    theta: Tensor, rule: RuleState, instance: Data, lifetime: Tensor, total: Tensor | None = None
+) -> InnerState:
+    """The state of B problems that start now; without a ``total`` (B,) none of them is told one."""
+    age = torch.zeros_like(lifetime)  # (B,)
+    total = torch.zeros_like(lifetime, dtype=theta.dtype) if total is None else total.to(theta.dtype)
+    return InnerState(theta, rule, instance, age, lifetime, total, torch.zeros_like(age, dtype=torch.bool))
 
 
 def reset_problems(state: InnerState, fresh: InnerState, mask: Tensor) -> InnerState:
     """``fresh`` where ``mask`` (B,) holds, ``state`` elsewhere."""
-    coordinates = mask.unsqueeze(-1)  # (B, 1) broadcasts over leaves (*features, B, n)
+    coordinates = mask.unsqueeze(-1)  # (B, 1) broadcasts over leaves (*features, B, k)
 
     def select_instance(new: Tensor, old: Tensor) -> Tensor:
         return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)
@@ -68,6 +73,7 @@ def reset_problems(state: InnerState, fresh: InnerState, mask: Tensor) -> InnerS
         instance={name: select_instance(fresh.instance[name], old) for name, old in state.instance.items()},
         age=torch.where(mask, fresh.age, state.age),
         lifetime=torch.where(mask, fresh.lifetime, state.lifetime),
+        total=torch.where(mask, fresh.total, state.total),
         diverged=state.diverged & ~mask,
     )
 

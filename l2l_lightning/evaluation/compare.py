@@ -1,20 +1,19 @@
 """Contenders side by side on the same problems, and baselines with tuned learning rates."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from l2l_lightning.core.errors import check_positive
-from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split, Stream, keyed_generator
 from l2l_lightning.core.state import InnerState, fresh_state
-from l2l_lightning.core.unroll import unroll
+from l2l_lightning.core.unroll import advance
 from l2l_lightning.core.window import Data, Window
 from l2l_lightning.files.description import describe
 from l2l_lightning.rules import (
@@ -30,6 +29,14 @@ from l2l_lightning.rules import (
 )
 
 LEARNED = "learned"
+
+
+class Windows(Protocol):
+    """The windows of one trajectory; they may be walked through again and again."""
+
+    def __iter__(self) -> Iterator[Window]: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass
@@ -76,37 +83,43 @@ class Race:
         problems: the optimizee.
         window: the first window; its instances define the problems.
         split: the family of problems, which fixes their initial parameters.
+        steps: inner steps of the race, of which the rules are told.
         copies: how often the same problems are there side by side, see ``Window.repeat``.
     """
 
     def __init__(
-        self, contenders: Sequence[Contender], problems: Problems, window: Window, split: Split, copies: int = 1
+        self,
+        contenders: Sequence[Contender],
+        problems: Problems,
+        window: Window,
+        split: Split,
+        steps: int,
+        copies: int = 1,
     ) -> None:
         self.contenders = contenders
         self.problems = problems
         generator = keyed_generator(Stream.INITIALISATION, split, device=problems.device)
         theta = problems.draw(window.problems // copies, generator).repeat(copies, 1)
         forever = torch.full((window.problems,), torch.iinfo(torch.int64).max, device=theta.device)
+        total = torch.full((window.problems,), float(steps), device=theta.device)
+        self.states: list[InnerState] = []
         for contender in contenders:
-            contender.rule.bind(problems.layout)
-        self.states: list[InnerState] = [
-            fresh_state(theta, contender.rule.init_state(theta), window.instance, forever) for contender in contenders
-        ]
+            contender.rule.check_layout(problems.layout)
+            rule_state = contender.rule.init_state(theta, problems.layout)
+            self.states.append(fresh_state(theta, rule_state, window.instance, forever, total))
         problems.losses_and_grads(theta, window.data(0, window.instance))  # recorded now, on nobody's clock
         self._curves: list[list[Tensor]] = [[] for _ in contenders]
         self._seconds = [0.0 for _ in contenders]
 
-    @torch.no_grad()
     def advance(self, window: Window) -> None:
         """Let every contender walk through the window."""
         for place, contender in enumerate(self.contenders):
             start = time.perf_counter()
-            walked = unroll(contender.rule, self.problems, self.states[place], window, Objective())
-            self.states[place] = walked.state
-            if walked.curve.is_cuda:
-                torch.cuda.synchronize(walked.curve.device)
+            curve, self.states[place] = advance(contender.rule, self.problems, self.states[place], window)
+            if curve.is_cuda:
+                torch.cuda.synchronize(curve.device)
             self._seconds[place] += time.perf_counter() - start
-            self._curves[place].append(walked.curve)
+            self._curves[place].append(curve)
 
     def results(self, held_out_data: Iterable[Data] = ()) -> dict[str, Result]:
         """Name -> result, with the final parameters scored on held-out data where there is any.
@@ -171,7 +184,7 @@ SIDE_BY_SIDE = 2**18  # the most coordinates, of all rates and problems, that ar
 WIDEN = 6  # how often a grid of rates may grow
 
 
-def tuned_rate(rule: UpdateRule, grid: Iterable[float], problems: Problems, windows: Iterable[Window]) -> float:
+def tuned_rate(rule: UpdateRule, grid: Iterable[float], problems: Problems, windows: Windows) -> float:
     """The rate of the grid with the smallest mean loss over the trajectories of the tuning problems.
 
     A rate that diverges on any of them loses to every rate that does not; the smallest wins where all do. Where the
@@ -187,18 +200,15 @@ def tuned_rate(rule: UpdateRule, grid: Iterable[float], problems: Problems, wind
     return min(sorted(losses), key=lambda rate: losses[rate])
 
 
-def _losses_by_rate(
-    rule: UpdateRule, rates: list[float], problems: Problems, windows: Iterable[Window]
-) -> dict[float, float]:
+def _losses_by_rate(rule: UpdateRule, rates: list[float], problems: Problems, windows: Windows) -> dict[float, float]:
     """Rate -> mean loss; as many rates side by side as fit into a batch."""
     count = next(iter(windows)).problems
     at_once = max(1, SIDE_BY_SIDE // (count * problems.layout.n))
     losses: dict[float, float] = {}
     for place in range(0, len(rates), at_once):
         some = rates[place : place + at_once]
-        own = rule.with_rate(1.0)
-        column = torch.tensor(some, device=problems.device, dtype=torch.get_default_dtype())
-        setattr(own, own.rate_argument, column.repeat_interleave(count).unsqueeze(-1))  # type: ignore[arg-type]
+        rates_of_problems = torch.tensor(some, device=problems.device, dtype=torch.get_default_dtype())
+        own = rule.with_rates(rates_of_problems.repeat_interleave(count))
         curve = race([Contender("", own)], problems, windows, Split.TUNING, copies=len(some))[""].curve
         losses |= dict(zip(some, curve.unflatten(1, (len(some), count)).mean((0, 2)).tolist(), strict=True))
     return losses
@@ -223,7 +233,7 @@ class Baselines:
         defaults = [SGD(), Momentum(), Nesterov(), Adagrad(), RMSprop(), Adam(), Adamax()]
         self.rules = _named(defaults if rules is None else rules)
 
-    def tune(self, problems: Problems, windows: Iterable[Window]) -> dict[str, float]:
+    def tune(self, problems: Problems, windows: Windows) -> dict[str, float]:
         """Name -> the best of the learning rates on the tuning problems."""
         return {name: tuned_rate(rule, self.learning_rates, problems, windows) for name, rule in self.rules.items()}
 
@@ -235,7 +245,7 @@ class Baselines:
 def race(
     contenders: Sequence[Contender],
     problems: Problems,
-    windows: Iterable[Window],
+    windows: Windows,
     split: Split,
     held_out_data: Iterable[Data] = (),
     copies: int = 1,
@@ -244,7 +254,8 @@ def race(
     running: Race | None = None
     for window in windows:
         window = window.to(problems.device).repeat(copies)
-        running = running or Race(contenders, problems, window, split, copies)
+        steps = len(windows) * window.unroll
+        running = running or Race(contenders, problems, window, split, steps, copies)
         running.advance(window)
     assert running is not None, "a race needs at least one window"
     return running.results(held_out_data)
@@ -281,17 +292,20 @@ class HeldOutComparison:
         self.rates: dict[str, float] = {}
         self._finished: dict[Split, dict[str, Result]] = {}
 
-    def start(self, window: Window, split: Split, tuning_windows: Iterable[Window] | None) -> Race:
-        """A race on the split's problems, with the baselines unless they ran before or cannot be tuned."""
+    def start(self, window: Window, split: Split, steps: int, tuning_windows: Windows | None) -> Race:
+        """A race of so many inner steps on the split's problems.
+
+        The baselines take part unless they ran before or cannot be tuned.
+        """
         contenders = [self._learned(tuning_windows)]
         if split not in self._finished and tuning_windows is not None:
             if not self.baselines.rules.keys() <= self.rates.keys():  # a checkpoint may know the rates of others
                 rank_zero_info(f"Tuning the learning rates of {', '.join(self.baselines.rules)} ...")
                 self.rates = self.baselines.tune(self.problems, tuning_windows)
             contenders += self.baselines.contenders(self.rates)
-        return Race(contenders, self.problems, window, split)
+        return Race(contenders, self.problems, window, split, steps)
 
-    def _learned(self, tuning_windows: Iterable[Window] | None) -> Contender:
+    def _learned(self, tuning_windows: Windows | None) -> Contender:
         if not self.learned_rates or tuning_windows is None:
             return Contender(LEARNED, self.rule, learned=True)
         rate = tuned_rate(self.rule, self.learned_rates, self.problems, tuning_windows)

@@ -47,11 +47,11 @@ class TorchOptimizer(UpdateRule):
         self._optimizer: Optimizer | None = None
         self._copies: list[list[nn.Parameter]] = []
 
-    def bind(self, layout: CoordinateLayout) -> None:
-        self._layout = layout
-
-    def init_state(self, theta: Tensor) -> RuleState:
+    def init_state(
+        self, theta: Tensor, layout: CoordinateLayout, generator: torch.Generator | None = None
+    ) -> RuleState:
         """No state, but a fresh optimizer; theta must be (B, n)."""
+        self._layout = layout
         rates = torch.as_tensor(self.lr).expand(len(theta), 1).flatten().tolist()  # one a problem while tuned
         self._copies = [[nn.Parameter(piece.clone()) for piece in self._pieces(row)] for row in theta]
         self._optimizer = self._build(self._copies, rates)

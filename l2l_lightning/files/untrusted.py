@@ -115,8 +115,8 @@ def check_saved(saved: Any, name: str) -> None:
         raise InputError(f"{name}: processes must be a list of what each process saved, got {brief(processes)}.")
     for process in processes:
         totals = process.get("totals")
-        if process.keys() != {"inner", "totals"} or type(totals) is not dict:
-            raise InputError(f"{name}: a process must have saved inner and totals, got {brief(process)}.")
+        if process.keys() != {"inner", "estimator", "totals"} or type(totals) is not dict:
+            raise InputError(f"{name}: a process must have saved inner, estimator and totals, got {brief(process)}.")
         _check_counts(totals, PROBLEM_COUNTS, name)
         _check_inner(process["inner"], f"{name}: inner")
 
@@ -132,15 +132,20 @@ def _check_inner(inner: Any, name: str) -> None:
     """None, or what makes an ``InnerState``."""
     if inner is None:
         return
-    if type(inner) is not dict or inner.keys() != {"theta", "rule", "instance", "age", "lifetime", "diverged"}:
+    if type(inner) is not dict or inner.keys() != {"theta", "rule", "instance", "age", "lifetime", "total", "diverged"}:
         raise InputError(f"{name} must be the state of problems, got {brief(inner)}.")
-    leaves = {key: inner[key] for key in ("theta", "age", "lifetime", "diverged")}
+    leaves = {key: inner[key] for key in ("theta", "age", "lifetime", "total", "diverged")}
     check_tensors(leaves, name)
     check_tensors(inner["rule"], f"{name}: rule")
     check_tensors(inner["instance"], f"{name}: instance")
     theta = inner["theta"]
     problems = theta.shape[:1]
-    for key, dtype in (("age", torch.int64), ("lifetime", torch.int64), ("diverged", torch.bool)):
+    for key, dtype in (
+        ("age", torch.int64),
+        ("lifetime", torch.int64),
+        ("total", inner["theta"].dtype),
+        ("diverged", torch.bool),
+    ):
         if inner[key].dtype != dtype or inner[key].shape != problems:
             raise InputError(f"{name}: {key} must have one {dtype} a problem.")
     if theta.dim() != 2 or not theta.is_floating_point():

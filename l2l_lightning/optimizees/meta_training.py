@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from l2l_lightning.core.errors import InputError, check_positive_int
+from l2l_lightning.core.estimators.backpropagation import backpropagate
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import drawn_from
 from l2l_lightning.core.state import fresh_state
-from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Data, Window
 from l2l_lightning.files.description import rebuild
 from l2l_lightning.optimizees.base import OptimizeeModule
@@ -39,7 +39,7 @@ def part_of(data: Data, prefix: str) -> Data:
 class MetaTrainingProblem(OptimizeeModule):
     """Learning to optimize as a problem of its own: its parameters are an update rule's phi, its loss the meta-loss.
 
-    One evaluation starts P inner problems, unrolls the rule on them for U steps by ``core.unroll`` and returns the
+    One evaluation starts P inner problems, unrolls the rule on them for U steps by ``core.estimators`` and returns the
     meta-loss of this window, the mean over the P problems; ``MetaTrainingDataModule`` draws new ones for every
     evaluation. The optimizer of such a problem is the outer optimizer of a meta-training; a learned one is "optimizer
     cubed".
@@ -74,7 +74,7 @@ class MetaTrainingProblem(OptimizeeModule):
             raise InputError(f"MetaTrainingProblem: {type(rule).__name__} has no parameters to train.")
         self.problems = Problems(optimizee)  # no submodule: theta is not phi
         self.rule = copy.deepcopy(rule)
-        self.rule.bind(self.problems.layout)
+        self.rule.check_layout(self.problems.layout)
         self.unroll = unroll
         self.objective = objective or Objective()
         self.second_order = second_order
@@ -101,5 +101,7 @@ class MetaTrainingProblem(OptimizeeModule):
         window = Window(0, len(theta), self.unroll, part_of(data, INSTANCE), part_of(data, BATCH))
         self.problems.to(theta.device, theta.dtype)
         lifetime = torch.full((len(theta),), self.unroll, device=theta.device)
-        start = fresh_state(theta, self.rule.init_state(theta), window.instance, lifetime)
-        return unroll(self.rule, self.problems, start, window, self.objective, self.second_order).meta_loss
+        start = fresh_state(
+            theta, self.rule.init_state(theta, self.problems.layout), window.instance, lifetime, lifetime
+        )
+        return backpropagate(self.rule, self.problems, start, window, self.objective, self.second_order).meta_loss

@@ -9,6 +9,7 @@ from l2l_lightning.rules.partitioned import PartitionedRule, Route
 from l2l_lightning.rules.preprocessing import Identity, LogAndSign, Preprocessing
 from l2l_lightning.rules.recurrent import CoordinatewiseGRU, CoordinatewiseLSTM, CoordinatewiseRNN
 from l2l_lightning.rules.schedules import Cosine, Schedule
+from l2l_lightning.rules.tensors import TensorInput, TensorRule
 
 PARTS = (UpdateRule, Preprocessing, Head, Schedule)  # whose subclasses the description of a trained rule may name
 
@@ -41,5 +42,7 @@ __all__ = [
     "Schedule",
     "SoftmaxMLP",
     "SoftmaxRecurrent",
+    "TensorInput",
+    "TensorRule",
     "UpdateRule",
 ]

@@ -1,13 +1,15 @@
 """What an update rule is."""
 
 import copy
+from collections.abc import Set
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
-from l2l_lightning.core.rule import Record, RuleInput
+from l2l_lightning.core.rule import RuleInput, Scope, Tape
 from l2l_lightning.core.sampling import Coordinates
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.rules.schedules import Schedule, check_schedule
@@ -21,18 +23,21 @@ class UpdateRule(nn.Module):
 
     Attributes:
         rate_argument: name of the argument that scales the steps and may be tuned after training, None without one.
-        coordinatewise: whether a coordinate's steps depend on its own gradients alone, never on those of other
-            coordinates; then the meta-gradient may be taken from some of the coordinates, or in blocks of them.
+        scope: what one call must see. ``coordinate``: a coordinate's steps depend on its own gradients alone, never on
+            those of other coordinates, so theta may be cut anywhere; ``tensor``: whole tensors, see ``TensorRule``;
+            ``problem``: all tensors at once. A class that overrides ``forward`` is of scope ``problem`` unless it says
+            otherwise, and loses ``tape`` and ``step_`` of the class that it is derived from.
+        needs: ``loss`` and ``total`` where the rule cannot do without them.
     """
 
     rate_argument: ClassVar[str | None] = None
-    coordinatewise: bool = False
+    scope: Scope = "problem"
+    needs: ClassVar[Set[str]] = frozenset()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
-        """What a class says of its ``forward``, or does in its place, does not hold for another ``forward``."""
         super().__init_subclass__(**kwargs)
-        for name in ("coordinatewise", "record", "step_"):
-            owner = next(kind for kind in cls.__mro__ if name in vars(kind))
+        for name in ("scope", "tape", "step_"):
+            owner = next(base for base in cls.__mro__ if name in vars(base))
             if owner.forward is not cls.forward:  # type: ignore[attr-defined]
                 setattr(cls, name, vars(UpdateRule)[name])
 
@@ -42,56 +47,67 @@ class UpdateRule(nn.Module):
         Raises:
             InputError: for a rate that is not positive, or a rule without one.
         """
+        other = self._copy_with_rate(rate)
+        check_schedule(self, **{str(self.rate_argument): rate})
+        return other
+
+    def with_rates(self, rates: Tensor) -> Self:
+        """A copy in which problem b has the rate ``rates[b]``, (B,); for tuning many rates side by side.
+
+        Raises:
+            InputError: for a rule without a rate.
+        """
+        return self._copy_with_rate(rates.unsqueeze(-1))
+
+    def _copy_with_rate(self, rate: float | Schedule | Tensor) -> Self:
         if self.rate_argument is None:
             raise InputError(f"{type(self).__name__} has no rate that could be tuned.")
-        check_schedule(self, **{self.rate_argument: rate})
         other = copy.deepcopy(self)
         setattr(other, self.rate_argument, rate)
         return other
 
-    def bind(self, layout: CoordinateLayout) -> None:
-        """Learn names, shapes and slices of the parameters; only rules that need them override this."""
+    def check_layout(self, layout: CoordinateLayout) -> None:
+        """Raise InputError if the rule cannot serve these tensors; by default it serves all."""
 
-    def for_parameter(self, name: str, module: str) -> "UpdateRule":
-        """The rule that updates this parameter of a module of this class; a rule for all of them is its own answer."""
-        return self
+    def subset(self, state: RuleState, layout: CoordinateLayout, some: Coordinates) -> RuleState:
+        """The state of m of the coordinates, leaves (*features, ..., m); for rules of scope ``coordinate``."""
+        return {name: leaf[..., some.chosen] for name, leaf in state.items()}
 
-    def subset(self, state: RuleState, index: Coordinates) -> tuple["UpdateRule", RuleState]:
-        """The rule for m of the coordinates, and their state, leaves (*features, ..., m); for ``coordinatewise`` rules.
-
-        ``index`` is a slice of theta's last dimension or (m,) int64, ascending; a coordinate may come twice.
-        """
-        return self, {name: leaf[..., index] for name, leaf in state.items()}
-
-    def record(self, state: RuleState, steps: int | None) -> Record | None:
+    def tape(self, state: RuleState, layout: CoordinateLayout, steps: int | None) -> Tape | None:
         """A faster way than ``forward`` to take steps from a state, None where there is none.
 
-        ``coordinatewise`` rules that look at nothing but gradients may step in place, and write down what they need for
-        a hand-written way back through this number of steps (None: no way back).
+        Rules of scope ``coordinate`` that look at nothing but gradients may step in place, and keep what a hand-written
+        backward pass through this number of steps needs (None: no backward pass).
         """
         return None
 
-    def init_state(self, theta: Tensor) -> RuleState:
-        """State of a problem that starts at theta (..., n): leaves (*features, ..., n), features first."""
-        raise NotImplementedError(f"{type(self).__name__} must define init_state(theta).")
+    def init_state(
+        self, theta: Tensor, layout: CoordinateLayout, generator: torch.Generator | None = None
+    ) -> RuleState:
+        """State of problems that start at theta (..., n): leaves (*features, ..., k), features first.
+
+        k is n for rules of scope ``coordinate``, and for others whatever the rule wants. Without a generator the start
+        is deterministic.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define init_state(theta, layout, generator=None).")
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
-        """The step (..., n), to be added to theta, and the new state."""
+        """The update (..., n), to be added to theta, and the new state."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(inputs, state).")
 
     def step_(self, inputs: RuleInput, state: RuleState) -> Tensor:
         """``forward`` for callers who want no graph and need the old state no more: the new one is written over it."""
-        step, new_state = self(inputs, state)
-        return overwrite(state, new_state, step)
+        update, new_state = self(inputs, state)
+        return overwrite(state, new_state, update)
 
 
-def overwrite(state: RuleState, new_state: RuleState, step: Tensor) -> Tensor:
-    """Write the new leaves over the old ones, whose memory they and the step may share, and return the step."""
+def overwrite(state: RuleState, new_state: RuleState, update: Tensor) -> Tensor:
+    """Write the new leaves over the old ones, whose memory they and the update may share, and return the update."""
     old = {leaf.untyped_storage().data_ptr() for leaf in state.values()}
-    step, *leaves = (
+    update, *leaves = (
         tensor.clone() if tensor.untyped_storage().data_ptr() in old else tensor
-        for tensor in (step, *new_state.values())
+        for tensor in (update, *new_state.values())
     )
     for name, leaf in zip(new_state, leaves, strict=True):
         state[name].copy_(leaf)
-    return step
+    return update

@@ -6,10 +6,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError, check_non_negative, check_positive
 from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.rules.base import UpdateRule
+from l2l_lightning.rules.schedules import Schedule
 
 
 class HandmadeRule(UpdateRule):
@@ -42,13 +44,18 @@ class HandmadeRule(UpdateRule):
     def with_rate(self, rate: float) -> Self:  # type: ignore[override]
         """A copy with another, untrained learning rate, which is a plain number here."""
         check_positive(self, lr=rate)
-        other = super().with_rate(rate)
+        return super().with_rate(rate)
+
+    def _copy_with_rate(self, rate: float | Schedule | Tensor) -> Self:
+        other = super()._copy_with_rate(rate)
         other.trainable = False
         if self.trainable:
             del other.log_lr
         return other
 
-    def init_state(self, theta: Tensor) -> RuleState:
+    def init_state(
+        self, theta: Tensor, layout: CoordinateLayout, generator: torch.Generator | None = None
+    ) -> RuleState:
         return {name: torch.zeros_like(theta) for name in self.state_leaves}
 
     def _check_decay(self, **values: float) -> None:
@@ -65,7 +72,7 @@ def mean_square(decay: float, mean: Tensor, grad: Tensor) -> Tensor:
 
 def bias_correction(beta: float | Tensor, inputs: RuleInput) -> Tensor:
     """1 - beta^t with t = 1 at the first step, shape (..., 1)."""
-    t = (inputs.step + 1).to(inputs.theta.dtype).unsqueeze(-1)
+    t = (inputs.t + 1).to(inputs.theta.dtype).unsqueeze(-1)
     return 1 - beta**t
 
 
@@ -77,7 +84,7 @@ class SGD(HandmadeRule):
         trainable: meta-train the rate.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
 
     def __init__(self, lr: float = 0.01, trainable: bool = False) -> None:
         super().__init__(lr, trainable)
@@ -95,7 +102,7 @@ class Momentum(HandmadeRule):
         trainable: meta-train the rate.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
 
     state_leaves = ("momentum",)
 
@@ -118,7 +125,7 @@ class Nesterov(Momentum):
         trainable: meta-train the rate.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         m = self.momentum * state["momentum"] + inputs.grad
@@ -134,7 +141,7 @@ class Adagrad(HandmadeRule):
         trainable: meta-train the rate.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
 
     state_leaves = ("sum",)
 
@@ -158,7 +165,7 @@ class RMSprop(HandmadeRule):
         trainable: meta-train the rate.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
 
     state_leaves = ("square",)
 
@@ -184,7 +191,7 @@ class Adam(HandmadeRule):
         trainable: meta-train the rate.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
 
     state_leaves = ("mean", "square")
 
@@ -215,7 +222,7 @@ class Adamax(HandmadeRule):
         trainable: meta-train the rate.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
 
     state_leaves = ("mean", "largest")
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError, check_choice, check_parts, check_positive, check_positive_int
 from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import RuleState
@@ -156,7 +157,7 @@ class MultiscaleAdam(UpdateRule):
         InputError: for no timescales, or decays outside [0, 1).
     """
 
-    coordinatewise = True
+    scope = "coordinate"
     rate_argument = "eta"
     _betas: Tensor
 
@@ -182,7 +183,9 @@ class MultiscaleAdam(UpdateRule):
         betas = torch.tensor(self.timescales, dtype=torch.float64).T
         self.register_buffer("_betas", betas, persistent=False)
 
-    def init_state(self, theta: Tensor) -> RuleState:
+    def init_state(
+        self, theta: Tensor, layout: CoordinateLayout, generator: torch.Generator | None = None
+    ) -> RuleState:
         shape = (len(self.timescales), *theta.shape)
         return {"m": theta.new_zeros(shape), "v": theta.new_zeros(shape), **self.head.init_state(theta)}
 
@@ -191,7 +194,7 @@ class MultiscaleAdam(UpdateRule):
         m = torch.lerp(state["m"], inputs.grad, rate1)
         v = torch.lerp(state["v"], _square(inputs.grad), rate2)
         average, own = self.head(m / (v.sqrt() + self.eps), _of_head(state))
-        return -value_at(self.eta, inputs.step, average) * average, {"m": m, "v": v, **own}
+        return -value_at(self.eta, inputs.t, average) * average, {"m": m, "v": v, **own}
 
     def step_(self, inputs: RuleInput, state: RuleState) -> Tensor:
         rate1, rate2 = self._rates(inputs)
@@ -200,7 +203,7 @@ class MultiscaleAdam(UpdateRule):
         steps = v.sqrt().add_(self.eps)
         average, own = self.head(torch.div(m, steps, out=steps), _of_head(state))
         average = overwrite(state, own, average)
-        return -value_at(self.eta, inputs.step, average) * average
+        return -value_at(self.eta, inputs.t, average) * average
 
     def _rates(self, inputs: RuleInput) -> Tensor:
         """(1 - beta) / (1 - beta^t), (2, k, ..., 1): averages that move at these rates are bias-corrected ones.
@@ -208,7 +211,7 @@ class MultiscaleAdam(UpdateRule):
         Dividing by 1 - beta^t in every step would touch all k n values once more.
         """
         betas = self._betas.view(2, -1, *[1] * inputs.grad.dim())
-        t = (inputs.step + 1).unsqueeze(-1)
+        t = (inputs.t + 1).unsqueeze(-1)
         return ((1 - betas) / (1 - betas**t)).to(inputs.grad.dtype)
 
 

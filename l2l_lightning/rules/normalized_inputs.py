@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import (
     InputError,
     check_choice,
@@ -71,7 +72,7 @@ class Timesteps:
 
     def update(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, Tensor, RuleState]:
         """Positions and gradients (k, ..., n), newest first, and the state of the next step."""
-        step = inputs.step.unsqueeze(-1)
+        step = inputs.t.unsqueeze(-1)
         first = torch.where(step == 0, inputs.grad, state["g_first"])
         x = [inputs.theta] + [state[f"x{lag}"] for lag in range(1, self.k)]
         g = [inputs.grad] + [state[f"g{lag}"] for lag in range(1, self.k)]
@@ -104,7 +105,7 @@ class Momentums:
 
     def update(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, Tensor, RuleState]:
         """Positions and gradients (k, ..., n), shortest memory first, and the state of the next step."""
-        started = (inputs.step > 0).unsqueeze(-1)
+        started = (inputs.t > 0).unsqueeze(-1)
         decays = self.decays.to(inputs.grad).view(-1, *[1] * inputs.grad.dim()) * started
         x = torch.lerp(inputs.theta, state["x"], decays)
         g = torch.lerp(inputs.grad, state["g"], decays)
@@ -123,7 +124,7 @@ class MeanNormalizedGradient(HandmadeRule):
         trainable: meta-train eta_min.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
 
     def __init__(
         self,
@@ -139,13 +140,15 @@ class MeanNormalizedGradient(HandmadeRule):
         check_choice(self, get_args(Reference), reference=reference)
         self.k, self.sign_only, self.reference, self.decay = k, sign_only, reference, decay
 
-    def init_state(self, theta: Tensor) -> RuleState:
+    def init_state(
+        self, theta: Tensor, layout: CoordinateLayout, generator: torch.Generator | None = None
+    ) -> RuleState:
         return Timesteps(self.k).init_state(theta)
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         positions, grads, state = Timesteps(self.k).update(inputs, state)
         delta = (grads.sign() if self.sign_only else normalize(grads)).mean(0)
-        factor = 1.0 if self.decay is None else value_at(self.decay, inputs.step, grads)
+        factor = 1.0 if self.decay is None else value_at(self.decay, inputs.t, grads)
         return move(inputs.theta, positions, delta, self.rate * factor, self.reference), state
 
 
@@ -179,7 +182,7 @@ class NormalizedInputs(UpdateRule):
         InputError: for numbers that are not positive, or an unknown word.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
     rate_argument = "eta_min"
 
     def __init__(
@@ -215,7 +218,9 @@ class NormalizedInputs(UpdateRule):
         """What the rule remembers."""
         raise NotImplementedError
 
-    def init_state(self, theta: Tensor) -> RuleState:
+    def init_state(
+        self, theta: Tensor, layout: CoordinateLayout, generator: torch.Generator | None = None
+    ) -> RuleState:
         state = self.history.init_state(theta)
         if self.second_moment:
             state["v"] = torch.zeros_like(theta)
@@ -233,8 +238,8 @@ class NormalizedInputs(UpdateRule):
         delta = self.delta(torch.cat((seen, normalize(positions))) if self.positions else seen)
         if self.noise:
             new_state["salt"] = state["salt"]
-            delta = delta + self.noise * gaussian(state["salt"], inputs.step).to(delta.dtype)
-        eta_min = value_at(self.eta_min, inputs.step, grads)
+            delta = delta + self.noise * gaussian(state["salt"], inputs.t).to(delta.dtype)
+        eta_min = value_at(self.eta_min, inputs.t, grads)
         return move(inputs.theta, positions, delta, eta_min, self.reference), new_state
 
     def delta(self, features: Tensor) -> Tensor:

@@ -1,23 +1,25 @@
 """Different rules for different kinds of parameters."""
 
-import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from l2l_lightning.core.coordinates import CoordinateLayout
+from l2l_lightning.core.coordinates import UNKNOWN, CoordinateLayout
 from l2l_lightning.core.errors import InputError
-from l2l_lightning.core.rule import Record, RuleInput
+from l2l_lightning.core.rule import RuleInput, Scope, Tape
 from l2l_lightning.core.sampling import Coordinates
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.rules.base import UpdateRule
 
 
-@dataclass
+@dataclass(frozen=True)
 class Route:
     """Sends the parameters that match both patterns to a rule; patterns have the wildcards of the shell: * ? [].
 
@@ -36,18 +38,61 @@ class Route:
         return fnmatchcase(name, self.name) and fnmatchcase(module, self.module)
 
 
+class _Part(NamedTuple):
+    """The tensors that go to one rule.
+
+    Attributes:
+        label: of the rule.
+        places: of its tensors in the whole layout.
+        layout: of its tensors alone.
+    """
+
+    label: str
+    places: tuple[int, ...]
+    layout: CoordinateLayout
+
+
+@lru_cache(maxsize=256)
+def _parts(routes: tuple[Route, ...], labels: tuple[str, ...], layout: CoordinateLayout) -> tuple[_Part, ...]:
+    """Which tensors go to which of the labelled rules; those that get none are not in it."""
+    chosen = [_label(routes, name, owner) for name, owner in zip(layout.names, layout.owners, strict=True)]
+    members = {label: tuple(place for place, own in enumerate(chosen) if own == label) for label in labels}
+    return tuple(_Part(label, places, layout.keep(places)) for label, places in members.items() if places)
+
+
+def _label(routes: Sequence[Route], name: str, owner: str) -> str:
+    if not name:
+        raise InputError("A PartitionedRule needs the parameters' names; pass model.named_parameters().")
+    blind = next((route.module for route in routes if route.module != "*"), None)
+    if owner == UNKNOWN and blind is not None:
+        raise InputError(
+            "A PartitionedRule's routes must look at names alone where modules are unknown, but one has module "
+            f"{blind!r}."
+        )
+    label = next((route.rule for route in routes if route.matches(name, owner)), None)
+    if label is None:
+        module = "*" if owner == UNKNOWN else owner
+        raise InputError(
+            f"PartitionedRule: no route matches the parameter {name!r} of a {owner}; add one, such as "
+            f"{{rule: {routes[0].rule if routes else 'label'}, module: {module!r}}}."
+        )
+    return label
+
+
 class PartitionedRule(UpdateRule):
     """Routes every parameter to one of several rules, such as one LSTM for convolutions and another for dense layers.
 
-    Section 3.3 of Andrychowicz et al. 2016. State leaves are those of the rules under ``label/leaf``, with the
-    coordinates of that label alone in their last dimension. Rules to which no parameter goes stay unused.
+    Section 3.3 of Andrychowicz et al. 2016. State leaves are those of the rules under ``label/leaf``, each rule seeing
+    a layout of its own tensors alone. The scope is the widest of the rules' scopes. Rules to which no
+    parameter goes stay unused.
 
     Args:
         rules: label -> rule.
         routes: tried in this order for each parameter; the first that matches holds.
 
     Raises:
-        InputError: if a route names no rule, a label is no identifier, or, in ``bind``, a parameter matches no route.
+        InputError: if a route names no rule, a label is no identifier, or, in ``check_layout``, a parameter matches no
+            route.
     """
 
     def __init__(self, rules: dict[str, UpdateRule], routes: Sequence[Route]) -> None:
@@ -63,126 +108,130 @@ class PartitionedRule(UpdateRule):
                 raise InputError(f"PartitionedRule: a route leads to {route.rule!r}, but the rules are {list(rules)}.")
         self.rules = nn.ModuleDict(rules)
         self.routes = list(routes)
-        self._labels: list[str] = []  # one a parameter of the layout
-        self._sizes: list[int] = []
 
     @property
-    def coordinatewise(self) -> bool:  # type: ignore[override]
-        """Whether all rules are."""
-        return all(rule.coordinatewise for rule in self.rules.values())
+    def scope(self) -> Scope:  # type: ignore[override]
+        """The widest scope of the rules."""
+        return max((rule.scope for rule in self._all()), key=get_args(Scope).index)
 
-    def bind(self, layout: CoordinateLayout) -> None:
-        self._labels = [self._label(*entry) for entry in zip(layout.names, layout.owners, strict=True)]
-        self._sizes = [where.stop - where.start for _, where, _ in layout.slices]
-        idle = [label for label in self.rules if label not in self._labels]
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """What any of the rules needs."""
+        return frozenset().union(*(rule.needs for rule in self._all()))
+
+    def check_layout(self, layout: CoordinateLayout) -> None:
+        parts = self._parts(layout)
+        idle = self.rules.keys() - {part.label for part in parts}
         if idle:
-            warnings.warn(f"PartitionedRule: no parameter goes to {', '.join(idle)}.", stacklevel=2)
-        for label, rule in self._used():
-            members = [name for name, found in zip(layout.names, self._labels, strict=True) if found == label]
-            rule.bind(layout.subset(members))
+            warnings.warn(f"PartitionedRule: no parameter goes to {', '.join(sorted(idle))}.", stacklevel=2)
+        for part in parts:
+            self._rule(part).check_layout(part.layout)
 
-    def for_parameter(self, name: str, module: str) -> UpdateRule:
-        return self.rules[self._label(name, module)].for_parameter(name, module)  # type: ignore[operator]
+    def subset(self, state: RuleState, layout: CoordinateLayout, some: Coordinates) -> RuleState:
+        new_state: RuleState = {}
+        some_parts = {part.label: part.layout for part in self._parts(some.layout)}
+        for part in self._parts(layout):
+            own = _of(part.label, state)
+            if part.label not in some_parts or not own:
+                continue
+            index = _index_in_part(layout, part, some, next(iter(own.values())).device)
+            subset = self._rule(part).subset(own, part.layout, Coordinates(index, some_parts[part.label]))
+            new_state.update(_under(part.label, subset))
+        return new_state
 
-    def _label(self, name: str, module: str) -> str:
-        label = next((route.rule for route in self.routes if route.matches(name, module)), None)
-        if label is None:
-            raise InputError(
-                f"PartitionedRule: no route matches the parameter {name!r} of a {module}; add one, such as "
-                f"{{rule: {next(iter(self.rules), 'label')}, module: {module}}}."
-            )
-        return label
-
-    def _used(self) -> list[tuple[str, UpdateRule]]:
-        return [(label, rule) for label, rule in self.rules.items() if label in self._labels]  # type: ignore[misc]
-
-    def _split(self, values: Tensor) -> dict[str, list[Tensor]]:
-        """(..., n) -> label -> pieces, one a parameter."""
-        pieces: dict[str, list[Tensor]] = {label: [] for label, _ in self._used()}
-        for label, piece in zip(self._labels, values.split(self._sizes, -1), strict=True):
-            pieces[label].append(piece)
-        return pieces
-
-    def subset(self, state: RuleState, index: Coordinates) -> tuple[UpdateRule, RuleState]:
-        chosen = index.cpu() if isinstance(index, Tensor) else torch.arange(*index.indices(sum(self._sizes)))
-        sizes = torch.tensor(self._sizes)
-        ends = sizes.cumsum(0)
-        place = torch.bucketize(chosen, ends, right=True)  # the parameter of each
-        counts = torch.bincount(place, minlength=len(self._sizes)).tolist()
-        part = copy.copy(self)
-        part._labels = [label for label, count in zip(self._labels, counts, strict=True) if count]
-        part._sizes = [count for count in counts if count]
-        rules, new_state = {}, {}
-        for label, rule in part._used():
-            members = torch.tensor([member == label for member in self._labels])
-            shifts = ends - (sizes * members).cumsum(0)  # coordinates of other labels before the end of a parameter
-            positions = (chosen - shifts[place])[members[place]]
-            own_state = self._of(label, state)
-            for leaf in own_state.values():  # all on one device; there may be none
-                positions = positions.to(leaf.device)
-            rules[label], own_state = rule.subset(own_state, positions)
-            new_state.update(_under(label, own_state))
-        part._modules = {"rules": nn.ModuleDict(rules)}
-        return part, new_state
-
-    def record(self, state: RuleState, steps: int | None) -> Record | None:
-        records = {}
-        for label, rule in self._used():
-            record = rule.record(self._of(label, state), steps)
-            if record is None:
+    def tape(self, state: RuleState, layout: CoordinateLayout, steps: int | None) -> Tape | None:
+        tapes = {}
+        for part in self._parts(layout):
+            tape = self._rule(part).tape(_of(part.label, state), part.layout, steps)
+            if tape is None:
                 return None
-            records[label] = record
-        return _Record(self, records)
+            tapes[part.label] = tape
+        return _PartitionedTape(self, layout, tapes)
 
-    def init_state(self, theta: Tensor) -> RuleState:
-        pieces = self._split(theta)
-        own = {label: rule.init_state(torch.cat(pieces[label], -1)) for label, rule in self._used()}
-        return {name: leaf for label, state in own.items() for name, leaf in _under(label, state).items()}
+    def init_state(
+        self, theta: Tensor, layout: CoordinateLayout, generator: torch.Generator | None = None
+    ) -> RuleState:
+        state: RuleState = {}
+        for part in self._parts(layout):
+            own = self._rule(part).init_state(_gather(theta, layout, part), part.layout, generator)
+            state.update(_under(part.label, own))
+        return state
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
-        steps, new_state = {}, {}
-        for (label, rule), part in zip(self._used(), self._inputs(inputs), strict=True):
-            steps[label], own = rule(part, self._of(label, state))
-            new_state.update(_under(label, own))
-        return self._join(steps), new_state
+        updates, new_state = [], {}
+        for part, seen in self.inputs_of_parts(inputs):
+            update, own = self._rule(part)(seen, _of(part.label, state))
+            updates.append(update)
+            new_state.update(_under(part.label, own))
+        return self.join(updates, inputs.layout), new_state
 
-    def _inputs(self, inputs: RuleInput) -> list[RuleInput]:
-        """What each of the used rules sees."""
-        thetas, grads = self._split(inputs.theta), self._split(inputs.grad)
-        return [
-            inputs._replace(theta=torch.cat(thetas[label], -1), grad=torch.cat(grads[label], -1))
-            for label, _ in self._used()
-        ]
+    def inputs_of_parts(self, inputs: RuleInput) -> Iterable[tuple[_Part, RuleInput]]:
+        """The parts and what each of their rules sees."""
+        for part in self._parts(inputs.layout):
+            theta, grad = (_gather(x, inputs.layout, part) for x in (inputs.theta, inputs.grad))
+            yield part, inputs._replace(theta=theta, grad=grad, layout=part.layout)
 
-    def _join(self, steps: dict[str, Tensor]) -> Tensor:
-        """The steps (..., n) from those of every label."""
-        sizes: dict[str, list[int]] = {label: [] for label in steps}
-        for label, size in zip(self._labels, self._sizes, strict=True):
-            sizes[label].append(size)
-        pieces = {label: iter(step.split(sizes[label], -1)) for label, step in steps.items()}
-        return torch.cat([next(pieces[label]) for label in self._labels], -1)
+    def join(self, updates: Sequence[Tensor], layout: CoordinateLayout) -> Tensor:
+        """Updates (..., m) of the parts -> of all coordinates (..., n)."""
+        pieces: dict[int, Tensor] = {}
+        for part, update in zip(self._parts(layout), updates, strict=True):
+            pieces.update(zip(part.places, update.split(part.layout.sizes, -1), strict=True))
+        return torch.cat([pieces[place] for place in range(len(layout.names))], -1)
 
-    def _of(self, label: str, state: RuleState) -> RuleState:
-        return {name.removeprefix(f"{label}/"): leaf for name, leaf in state.items() if name.startswith(f"{label}/")}
+    def _parts(self, layout: CoordinateLayout) -> tuple[_Part, ...]:
+        return _parts(tuple(self.routes), tuple(self.rules), layout)
+
+    def _all(self) -> list[UpdateRule]:
+        return list(self.rules.values())  # type: ignore[arg-type]
+
+    def _rule(self, part: _Part) -> UpdateRule:
+        return self.rules[part.label]  # type: ignore[return-value]
 
 
-class _Record:
-    """Those of the rules, side by side."""
+class _PartitionedTape:
+    """The tapes of the rules side by side."""
 
-    def __init__(self, whole: PartitionedRule, records: dict[str, Record]) -> None:
-        self._whole, self._records = whole, records
+    def __init__(self, whole: PartitionedRule, layout: CoordinateLayout, tapes: dict[str, Tape]) -> None:
+        self._whole, self._layout, self._tapes = whole, layout, tapes
 
     @property
     def state(self) -> RuleState:
-        parts = [_under(label, record.state) for label, record in self._records.items()]
+        parts = [_under(label, tape.state) for label, tape in self._tapes.items()]
         return {name: leaf for part in parts for name, leaf in part.items()}
 
     def __call__(self, inputs: RuleInput) -> Tensor:
-        parts = zip(self._records.items(), self._whole._inputs(inputs), strict=True)
-        return self._whole._join({label: record(part) for (label, record), part in parts})
+        updates = [self._tapes[part.label](seen) for part, seen in self._whole.inputs_of_parts(inputs)]
+        return self._whole.join(updates, self._layout)
 
-    def steps(self) -> Tensor:
-        return self._whole._join({label: record.steps() for label, record in self._records.items()})
+    def updates(self) -> Tensor:
+        return self._whole.join([tape.updates() for tape in self._tapes.values()], self._layout)
+
+
+def _gather(values: Tensor, layout: CoordinateLayout, part: _Part) -> Tensor:
+    """(..., n) -> the part's coordinates (..., m)."""
+    pieces = values.split(layout.sizes, -1)
+    return torch.cat([pieces[place] for place in part.places], -1)
+
+
+def _index_in_part(layout: CoordinateLayout, part: _Part, some: Coordinates, device: torch.device) -> Tensor:
+    """Where those of some coordinates that belong to a part lie in the part's last dimension; no host waits for it."""
+    index = some.chosen
+    if isinstance(index, slice):
+        start, stop, _ = index.indices(layout.n)
+        index = torch.arange(start, stop, device=device)
+    starts = {name: where.start for name, where, _ in layout.slices}
+    own_starts = {name: where.start for name, where, _ in part.layout.slices}
+    ends = list(accumulate(some.layout.sizes))
+    pieces = [
+        index[end - size : end] - starts[name] + own_starts[name]
+        for name, size, end in zip(some.layout.names, some.layout.sizes, ends, strict=True)
+        if name in own_starts
+    ]
+    return torch.cat(pieces)
+
+
+def _of(label: str, state: RuleState) -> RuleState:
+    return {name.removeprefix(f"{label}/"): leaf for name, leaf in state.items() if name.startswith(f"{label}/")}
 
 
 def _under(label: str, state: RuleState) -> RuleState:

@@ -10,8 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import check_finite, check_parts, check_positive_int
-from l2l_lightning.core.rule import Record, RuleInput
+from l2l_lightning.core.rule import RuleInput, Tape
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.kernels.lstm_triton import fits, fused_step
 from l2l_lightning.rules.base import UpdateRule
@@ -157,7 +158,7 @@ class CoordinatewiseNetwork(UpdateRule):
         InputError: for more than 1,000 layers, sizes that are not positive integers, or a scale that is not positive.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
     rate_argument = "output_scale"
     cell: ClassVar[type[Cell]]
 
@@ -184,13 +185,15 @@ class CoordinatewiseNetwork(UpdateRule):
         self.head_weight = nn.Parameter(torch.zeros(1, hidden_size))
         self.head_bias = nn.Parameter(torch.zeros(1, 1))
 
-    def init_state(self, theta: Tensor) -> RuleState:
+    def init_state(
+        self, theta: Tensor, layout: CoordinateLayout, generator: torch.Generator | None = None
+    ) -> RuleState:
         return init_layers(self.cells, theta)
 
     def forward(self, inputs: RuleInput, state: RuleState) -> tuple[Tensor, RuleState]:
         x, new_state = run_layers(self.cells, self.preprocessing(inputs.grad), state)
         step = torch.addmm(self.head_bias, self.head_weight, x)
-        return step.view(inputs.grad.shape) * value_at(self.output_scale, inputs.step, step), new_state
+        return step.view(inputs.grad.shape) * value_at(self.output_scale, inputs.t, step), new_state
 
 
 class CoordinatewiseRNN(CoordinatewiseNetwork):
@@ -216,7 +219,7 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
         forget_bias: initial bias of the forget gates; 1 lets the state pass at the start of training.
     """
 
-    coordinatewise = True
+    scope = "coordinate"
     cell = LSTMCell
 
     def __init__(
@@ -238,7 +241,7 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
             return super().forward(inputs, state)
         p = self.preprocessing.p if isinstance(self.preprocessing, LogAndSign) else None
         step, new_state = fused_step(inputs.grad, state, self._weights, p)
-        return step * value_at(self.output_scale, inputs.step, step), new_state
+        return step * value_at(self.output_scale, inputs.t, step), new_state
 
     @property
     def _weights(self) -> list[Tensor]:
@@ -250,15 +253,15 @@ class CoordinatewiseLSTM(CoordinatewiseNetwork):
         known = self.cell is LSTMCell and type(self.preprocessing) in (LogAndSign, Identity)
         return known and fits(grad, self._weights)
 
-    def record(self, state: RuleState, steps: int | None) -> Record | None:
+    def tape(self, state: RuleState, layout: CoordinateLayout, steps: int | None) -> Tape | None:
         learns_features = any(parameter.requires_grad for parameter in self.preprocessing.parameters())
         if self.cell is not LSTMCell or (steps is not None and learns_features):
             return None
-        return _Record(self, state, steps)
+        return _NetworkTape(self, state, steps)
 
 
-class _Record:
-    """The steps of a ``CoordinatewiseLSTM`` on a tape; see ``Record``."""
+class _NetworkTape:
+    """The steps of a ``CoordinatewiseLSTM`` on an ``LSTMTape``; see ``Tape``."""
 
     def __init__(self, rule: CoordinatewiseLSTM, state: RuleState, steps: int | None) -> None:
         hidden = [(state[f"h{layer}"].flatten(1), state[f"c{layer}"].flatten(1)) for layer in range(rule.layers)]
@@ -272,7 +275,7 @@ class _Record:
     def __call__(self, inputs: RuleInput) -> Tensor:
         rule = self._rule
         output = self._tape.step(rule.preprocessing(inputs.grad).flatten(1))
-        scale = value_at(rule.output_scale, inputs.step, output)
+        scale = value_at(rule.output_scale, inputs.t, output)
         if self._keeps:
             self._outputs.append(output)
             self._scales.append(scale)
@@ -287,7 +290,7 @@ class _Record:
             for name, leaf in zip(LSTMCell.leaves, leaves, strict=True)
         }
 
-    def steps(self) -> Tensor:
+    def updates(self) -> Tensor:
         scale = torch.stack(self._scales) if isinstance(self._scales[0], Tensor) else self._scales[0]  # type: ignore[arg-type]
         outputs = self._tape.outputs(torch.stack(self._outputs)) + self._rule.head_bias
         return outputs.view(-1, *self._shape) * scale

@@ -1,24 +1,25 @@
 """Meta-training as a LightningModule."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from l2l_lightning.core.errors import InputError, RunError, check_positive, check_positive_int, check_seed
-from l2l_lightning.core.horizon import FixedHorizon, Horizon, stagger
+from l2l_lightning.core.errors import InputError, RunError, check_positive_int, check_seed
+from l2l_lightning.core.estimators import Backpropagation, Estimator
+from l2l_lightning.core.horizon import Restarts
 from l2l_lightning.core.objective import Objective
+from l2l_lightning.core.population import Counts, Draws, Population
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split, Stream, keyed_generator
-from l2l_lightning.core.sampling import CoordinateSample, check_sampled, sample_coordinates
-from l2l_lightning.core.state import InnerState, check_resumed, fresh_state, reset_problems
-from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
 from l2l_lightning.data.base import ProblemDataModule
 from l2l_lightning.evaluation.compare import LEARNED, Baselines, HeldOutComparison, Race, Result
@@ -27,16 +28,13 @@ from l2l_lightning.files import checkpoint as checkpoints
 from l2l_lightning.files.description import describe, outline
 from l2l_lightning.optimizees.base import OptimizeeModule
 from l2l_lightning.rules.base import UpdateRule
-from l2l_lightning.training.processes import concatenate, gather, say_processes
+from l2l_lightning.training.losses_by_age import LossesByAge
+from l2l_lightning.training.processes import gather, say_processes
+from l2l_lightning.training.skipped_steps import SkippedSteps
 
 
 def _adam(parameters: Iterable[Tensor]) -> Optimizer:
     return torch.optim.Adam(parameters, lr=1e-3)
-
-
-# Counted since the start, and kept in checkpoints: of this process's problems, and of phi, which all processes share.
-PROBLEM_TOTALS = ("resets", "divergences", "early_resets")
-STEP_TOTALS = ("skipped_steps", "skipped_in_a_row")
 
 
 class MetaOptimizerModule(L.LightningModule):
@@ -59,16 +57,10 @@ class MetaOptimizerModule(L.LightningModule):
         rule: the update rule; its parameters phi are all that is trained and saved.
         optimizee: the problem to be optimized; a template, neither trained by the outer optimizer nor saved.
         unroll: U, inner steps in one window.
-        horizon: when problems restart; 100 inner steps where none is given.
-        reset_loss: also restart problems whose loss fell below this.
-        reset_norm: also restart problems whose parameters' norm passed this.
-        max_loss: problems whose loss passed this count as diverged, as those do whose loss or gradient is not finite.
-        stagger: spread the first restarts, so that every window sees problems of all ages.
+        restarts: when problems restart, and what they are told; after 100 inner steps where nothing is given.
         objective: weights and transform of the meta-loss; the plain mean over the window where none is given.
         max_skipped_steps: end the training after this many meta-gradients in a row that were not finite.
-        second_order: differentiate through the optimizees' gradients; slower, and rarely better.
-        meta_coordinates: take the meta-gradient from about this many coordinates of every problem, drawn anew for each
-            window, while all of them move: unbiased for coordinatewise rules, and much faster on large optimizees.
+        estimator: how phi's gradient is found; ``Backpropagation`` where none is given.
         compile: compile the optimizee's losses and gradients with torch.compile, which takes some seconds at the start;
             pays off in trainings of minutes.
         baselines: hand-made contenders and the grid of their learning rates; all of them where none is given.
@@ -88,15 +80,10 @@ class MetaOptimizerModule(L.LightningModule):
         rule: UpdateRule,
         optimizee: OptimizeeModule,
         unroll: int = 20,
-        horizon: Horizon | None = None,
-        reset_loss: float | None = None,
-        reset_norm: float | None = None,
-        max_loss: float | None = None,
-        stagger: bool = True,
+        restarts: Restarts | None = None,
         objective: Objective | None = None,
         max_skipped_steps: int = 100,
-        second_order: bool = False,
-        meta_coordinates: int | None = None,
+        estimator: Estimator | None = None,
         compile: bool = False,
         baselines: Baselines | None = None,
         rates: list[float] | None = None,
@@ -108,25 +95,20 @@ class MetaOptimizerModule(L.LightningModule):
         super().__init__()
         check_positive_int(self, unroll=unroll, max_skipped_steps=max_skipped_steps)
         check_seed(self, seed)
-        if meta_coordinates is not None:
-            check_positive_int(self, meta_coordinates=meta_coordinates)
-            check_sampled(rule, second_order)
-        limits = {"reset_loss": reset_loss, "reset_norm": reset_norm, "max_loss": max_loss}
-        check_positive(self, **{name: limit for name, limit in limits.items() if limit is not None})
+        self.estimator = estimator or Backpropagation()
+        self.estimator.check(rule)
         self.rule = rule
         if init_from is not None:
             checkpoints.load_phi(init_from, rule)
         self.problems = Problems(optimizee)
-        self.rule.bind(self.problems.layout)
+        rule.check_layout(self.problems.layout)
         self.unroll = unroll
-        self.horizon = horizon or FixedHorizon()
-        self.horizon.announce(unroll)
-        self.reset_loss, self.reset_norm, self.max_loss = reset_loss, reset_norm, max_loss
+        self.restarts = restarts or Restarts()
+        self.restarts.horizon.announce(unroll)
+        self.population = Population(self.problems, rule, self.estimator, self.restarts, unroll)
+        self.skips = SkippedSteps()
         self.max_skipped_steps = max_skipped_steps
-        self.stagger = stagger
         self.objective = objective or Objective()
-        self.second_order = second_order
-        self.meta_coordinates = meta_coordinates
         self.compiles, self._compiled = compile, False
         self.outer_optimizer = optimizer
         self.outer_scheduler = lr_scheduler
@@ -135,19 +117,18 @@ class MetaOptimizerModule(L.LightningModule):
         self.seed = torch.initial_seed() if seed is None else seed
 
         # Where phi comes from, in plain values, for those who meet it far from this run; `l2l fit` knows the data, too.
-        described = {"optimizee": optimizee, "horizon": self.horizon, "objective": self.objective, "unroll": unroll}
+        described = {
+            "optimizee": optimizee,
+            "horizon": self.restarts.horizon,
+            "objective": self.objective,
+            "estimator": self.estimator,
+            "unroll": unroll,
+        }
         self.trained_on: dict[str, Any] = {name: outline(thing) for name, thing in described.items()}
-        self.inner: InnerState | None = None
         self.windows = 0
-        self.resets = 0
-        self.divergences = 0
-        self.early_resets = 0
-        self.skipped_steps = 0
-        self.skipped_in_a_row = 0
         self.comparison = HeldOutComparison(rule, self.problems, baselines or Baselines(), rates or ())
         self.results: dict[str, Result] = {}  # of the newest validation or test
         self._race: Race | None = None
-        self._resumed = False  # and the state has not been used yet
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = self.trainable()
@@ -191,8 +172,7 @@ class MetaOptimizerModule(L.LightningModule):
     def on_train_start(self) -> None:
         self._move_problems()
         self._compiled = False
-        self._resumed = self.trainer.ckpt_path is not None and self.inner is not None
-        self.inner = self.inner.to(self.device) if self._resumed else None  # type: ignore[union-attr]
+        self.population.start(self.device, resumed=self.trainer.ckpt_path is not None)
 
     def _move_problems(self) -> None:
         """The optimizee is no submodule, so Lightning does not move it."""
@@ -201,111 +181,57 @@ class MetaOptimizerModule(L.LightningModule):
     def on_train_batch_start(self, batch: Window, batch_idx: int) -> None:
         """Replace the problems that are due; the first window starts them all."""
         self._check_unroll(batch)
-        if self.inner is None:
-            self.inner = self._fresh(batch, torch.ones(batch.problems, dtype=torch.bool, device=self.device))
-            if self.stagger:
-                self.inner.lifetime = stagger(self.inner.lifetime, self.unroll)
-        else:
-            if self._resumed:
-                check_resumed(self.inner, self.rule.init_state(self.inner.theta), batch, self.problems.layout.n)
-                self._resumed = False
-            due = self.inner.due
-            count = int(due.sum())
-            if count:
-                self.resets += count
-                self.divergences += int(self.inner.diverged.sum())
-                self.inner = reset_problems(self.inner, self._fresh(batch, due), due)
+        self.population.renew(batch, self.windows, self._draws(batch))
         if self.compiles and not self._compiled:
             self._compiled = True
-            seconds = self.problems.compile(self.inner.theta, batch.data(0, self.inner.instance))
+            inner = self.population.inner
+            assert inner is not None
+            window = batch.repeat(self.estimator.copies)
+            seconds = self.problems.compile(inner.theta, window.data(0, inner.instance))
             if seconds is not None:
                 rank_zero_info(f"Compiled the optimizee's losses and gradients in {seconds:.1f} s.")
 
-    def _fresh(self, window: Window, mask: Tensor) -> InnerState:
-        """New problems where ``mask`` holds; elsewhere theta is a placeholder."""
-        drawn = self.problems.draw(int(mask.sum()), self._generator(Stream.INITIALISATION, window))
-        theta = drawn.new_zeros(window.problems, drawn.shape[-1])
-        theta[mask] = drawn
-        generator = self._generator(Stream.LIFETIMES, window)
-        lifetime = self.horizon.draw(window.problems, self.windows, self.unroll, generator)
-        return fresh_state(theta, self.rule.init_state(theta), window.instance, lifetime)
+    def _draws(self, window: Window) -> Draws:
+        """The generators of one window."""
 
-    def _sample(self, window: Window) -> CoordinateSample | None:
-        if self.meta_coordinates is None or self.meta_coordinates >= self.problems.layout.n:
-            return None
-        generator = self._generator(Stream.COORDINATES, window)
-        return sample_coordinates(self.problems.layout, self.meta_coordinates, generator)
+        def generator(stream: Stream) -> torch.Generator:
+            key = (stream, Split.TRAIN, self.seed, self.global_rank, window.number)
+            return keyed_generator(*key, device=self.device)
 
-    def _generator(self, stream: Stream, window: Window) -> torch.Generator:
-        key = (stream, Split.TRAIN, self.seed, self.global_rank, window.number)
-        return keyed_generator(*key, device=self.device)
+        return generator
 
     def training_step(self, batch: Window, batch_idx: int) -> STEP_OUTPUT:
         """The meta-loss of one window, with the curve (U+1, B) and the ages (B,) beside it for callbacks."""
-        assert self.inner is not None
-        age = self.inner.age
-        sample = self._sample(batch)
-        walked = unroll(self.rule, self.problems, self.inner, batch, self.objective, self.second_order, sample)
-        self.inner = walked.state
-        if self.max_loss is not None:
-            self.inner.diverged |= (walked.curve > self.max_loss).any(0)
-        self._end_early(self.inner, walked.curve[-1])
+        assert self.population.inner is not None
+        age = self.population.inner.age
+        walked = self.population.walk(batch, self.objective, self._draws(batch))
         self.windows += 1
         if self._logs_now:
             self.log("train/meta_loss", walked.meta_loss, prog_bar=True, sync_dist=True)
-            totals = {f"train/{name}": float(getattr(self, name)) for name in PROBLEM_TOTALS}
+            totals = {f"train/{name}": float(count) for name, count in asdict(self.population.counts).items()}
             self.log_dict(totals, sync_dist=True, reduce_fx="sum")
-            self.log("train/skipped_steps", float(self.skipped_steps))
-            self.log_dict(self._losses_by_age(concatenate(age), concatenate(walked.curve[-1])))
+            self.log("train/skipped_steps", float(self.skips.skipped_steps))
         return {"loss": walked.meta_loss, "curve": walked.curve, "age": age}
 
-    def _end_early(self, inner: InnerState, loss: Tensor) -> None:
-        """End the lives of problems that are solved or have run away; section 2.2 of Shahid 2017."""
-        if self.reset_loss is None and self.reset_norm is None:
-            return
-        over = torch.zeros_like(inner.diverged)
-        if self.reset_loss is not None:
-            over |= loss < self.reset_loss
-        if self.reset_norm is not None:
-            over |= inner.theta.norm(dim=-1) > self.reset_norm
-        self.early_resets += int((over & ~inner.due).sum())
-        inner.lifetime = torch.where(over, inner.age, inner.lifetime)
+    def configure_callbacks(self) -> list[Callback]:
+        return [LossesByAge()]
 
     @property
     def _logs_now(self) -> bool:
         """Logging costs time in every step, so it is done only when Lightning passes it on."""
         return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
-    def _losses_by_age(self, age: Tensor, loss: Tensor) -> dict[str, Tensor]:
-        """Mean of the finite losses (B,) in groups of ages that start at 0, U, 2U, 4U, 8U ..."""
-        windows = torch.div(age, self.unroll, rounding_mode="floor")
-        groups = torch.where(windows > 0, windows.clamp_min(1).double().log2().floor().long() + 1, 0)
-        losses = {}
-        for group in groups.unique().tolist():
-            members = loss[(groups == group) & torch.isfinite(loss)]
-            start = 0 if group == 0 else self.unroll * 2 ** (group - 1)
-            if len(members):
-                losses[f"train/inner_loss/age_{start}"] = members.mean()
-        return losses
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Skip the step, and count it, where the meta-gradient is not finite; too many in a row end the training."""
-        parameters = [parameter for parameter in self.rule.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
-        if not torch.isfinite(norm):
-            self.skipped_steps += 1
-            self.skipped_in_a_row += 1
+        norm = self.skips.norm(self.rule.parameters())
+        if norm is None:
             self.trainer.should_stop |= self._stuck  # with a last checkpoint, and then in on_train_end
-            for parameter in parameters:
-                parameter.grad = None  # torch optimizers leave such parameters and their state alone
-            return
-        self.skipped_in_a_row = 0
-        if self._logs_now:
+        elif self._logs_now:
             self.log("train/grad_norm", norm)
 
     @property
     def _stuck(self) -> bool:
-        return self.skipped_in_a_row >= self.max_skipped_steps
+        return self.skips.skipped_in_a_row >= self.max_skipped_steps
 
     def on_train_end(self) -> None:
         """Say why the training ended where it is stuck.
@@ -315,9 +241,9 @@ class MetaOptimizerModule(L.LightningModule):
         """
         if self._stuck:
             raise RunError(
-                f"The meta-gradient was not finite in {self.skipped_in_a_row} windows in a row, so the training "
+                f"The meta-gradient was not finite in {self.skips.skipped_in_a_row} windows in a row, so the training "
                 f"ended after window {self.windows}; no step was taken on them, and the run's last checkpoint is "
-                "good. Smaller steps of the rule, a shorter unroll or model.reset_norm may help."
+                "good. Smaller steps of the rule, a shorter unroll or model.restarts.reset_norm may help."
             )
 
     def _check_unroll(self, window: Window) -> None:
@@ -361,7 +287,7 @@ class MetaOptimizerModule(L.LightningModule):
         window = window.clone()
         if batch_idx == 0:
             tuning = None if self.trainer.sanity_checking else self._datamodule.held_out_windows(Split.TUNING)
-            self._race = self.comparison.start(window, split, tuning)
+            self._race = self.comparison.start(window, split, self._datamodule.steps, tuning)
         assert self._race is not None
         self._race.advance(window)
 
@@ -383,19 +309,15 @@ class MetaOptimizerModule(L.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = {
-            "inner": None if self.inner is None else self.inner.to("cpu").state_dict(),
-            "totals": {name: getattr(self, name) for name in PROBLEM_TOTALS},
-        }
         checkpoint[checkpoints.KEY] = {
             "format": checkpoints.FORMAT,
             "rule": describe(self.rule),
             "trained_on": self.trained_on,
             "seed": self.seed,
             "windows": self.windows,
-            **{name: getattr(self, name) for name in STEP_TOTALS},
+            **asdict(self.skips),
             "baseline_rates": self.comparison.rates,
-            "processes": gather(own),
+            "processes": gather(self.population.state_dict()),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -416,12 +338,13 @@ class MetaOptimizerModule(L.LightningModule):
             if inner is not None and inner["theta"].shape[-1] != self.problems.layout.n:
                 rank_zero_info(f"The checkpoint was trained on another optimizee; {checkpoints.IGNORED}")
             return
-        for name in ("seed", "windows", *STEP_TOTALS):
-            setattr(self, name, saved[name])
+        self.seed, self.windows = saved["seed"], saved["windows"]
+        self.skips = SkippedSteps(**{name: saved[name] for name in asdict(self.skips)})
         self.comparison.rates = saved["baseline_rates"]
         say_processes(len(processes), self.trainer.world_size)
         if self.global_rank == 0:
-            for name in PROBLEM_TOTALS:
-                setattr(self, name, sum(process["totals"][name] for process in processes))
-        inner = processes[self.global_rank]["inner"] if self.global_rank < len(processes) else None
-        self.inner = None if inner is None else InnerState(**inner)
+            totals = [process["totals"] for process in processes]
+            self.population.counts = Counts(**{name: sum(own[name] for own in totals) for name in totals[0]})
+        if self.global_rank < len(processes):
+            own = processes[self.global_rank]
+            self.population.load(own["inner"], own["estimator"])

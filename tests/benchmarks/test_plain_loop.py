@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from scenes import awake
+from scenes import awake, initial_state
 from torch import Tensor
 
 from benchmarks import plain_loop
 from benchmarks.settings import UNROLL, Setting, mnist_mlp, quadratics
+from l2l_lightning.core.estimators.backpropagation import backpropagate
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.state import fresh_state
-from l2l_lightning.core.unroll import unroll
 from l2l_lightning.rules import CoordinatewiseLSTM
 
 
@@ -57,12 +57,12 @@ def test_two_windows_have_the_meta_gradient_of_ours(make):
     rule, problems = awake(CoordinatewiseLSTM(output_scale=0.1)), Problems(setting.optimizee)
     lstm = copy_of(rule)
     theta = problems.draw(setting.problems, torch.Generator().manual_seed(1))
-    hidden, instance = lstm.init_state(theta), setting.window(0).instance
-    state = fresh_state(theta, rule.init_state(theta), instance, torch.full((setting.problems,), 100))
+    hidden, instance = initial_state(lstm, theta), setting.window(0).instance
+    state = fresh_state(theta, initial_state(rule, theta), instance, torch.full((setting.problems,), 100))
 
     for number in range(2):
         window = setting.window(number)
-        walked = unroll(rule, problems, state, window, Objective())
+        walked = backpropagate(rule, problems, state, window, Objective())
         state = walked.state
         points = (window.data(t, instance) for t in range(UNROLL + 1))
         loss, theta, hidden = plain_loop.window(lstm, setting.loss, theta, hidden, points, UNROLL)

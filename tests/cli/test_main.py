@@ -154,7 +154,7 @@ class LearnedStep(UpdateRule):
         self.start = start
         self.rate = nn.Parameter(torch.tensor(start))
 
-    def init_state(self, theta):
+    def init_state(self, theta, layout, generator=None):
         return {}
 
     def forward(self, inputs, state):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from l2l_lightning.core.coordinates import CoordinateLayout
+from l2l_lightning.core.coordinates import CoordinateLayout, tensor_kinds
 
 shapes = st.lists(st.lists(st.integers(1, 3), max_size=3).map(tuple), min_size=1, max_size=4)
 batches = st.lists(st.integers(1, 3), max_size=2).map(tuple)
@@ -13,7 +13,9 @@ batches = st.lists(st.integers(1, 3), max_size=2).map(tuple)
 
 def layout_of(shapes):
     names = tuple(f"p{i}" for i in range(len(shapes)))
-    return CoordinateLayout(names, tuple(map(torch.Size, shapes)), ("Module",) * len(shapes))
+    return CoordinateLayout(
+        names, tuple(map(torch.Size, shapes)), ("Module",) * len(shapes), tensor_kinds(list(map(torch.Size, shapes)))
+    )
 
 
 def theta_of(layout, batch):

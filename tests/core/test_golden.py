@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from scenes import Scene
+from scenes import Scene, initial_state
 from torch import nn
 
+from l2l_lightning.core.estimators.backpropagation import backpropagate
 from l2l_lightning.core.horizon import RandomHorizon
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.random import keyed_generator
 from l2l_lightning.core.state import fresh_state, reset_problems
-from l2l_lightning.core.unroll import unroll
 from l2l_lightning.rules import CoordinatewiseLSTM
 
 LIFETIMES = [[10, 5, 5, 5], [10, 10, 10, 5], [5, 10, 10, 5]]
@@ -30,10 +30,10 @@ def test_three_windows_of_an_lstm_on_quadratics():
     for k in range(3):
         scene = Scene.draw(count=count, steps=steps, seed=k)
         lifetime = horizon.draw(count, k, steps, keyed_generator(1, k))
-        fresh = fresh_state(scene.theta, rule.init_state(scene.theta), scene.instance, lifetime)
+        fresh = fresh_state(scene.theta, initial_state(rule, scene.theta), scene.instance, lifetime)
         state = fresh if state is None else reset_problems(state, fresh, state.due)
         lifetimes.append(state.lifetime.tolist())
-        unrolled = unroll(rule, scene.problems, state, scene.window(), Objective("uniform", "log"))
+        unrolled = backpropagate(rule, scene.problems, state, scene.window(), Objective("uniform", "log"))
         outer.zero_grad()
         unrolled.meta_loss.backward()
         outer.step()

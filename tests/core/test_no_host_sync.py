@@ -8,11 +8,12 @@ from scenes import Scene, awake
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l2l_lightning.core import unroll as unrolling
+from l2l_lightning.core.estimators import backpropagation as backpropagating
 from l2l_lightning.core.estimators import replay as replaying
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.random import keyed_generator
 from l2l_lightning.core.sampling import sample_coordinates
+from l2l_lightning.core.unroll import advance
 from l2l_lightning.rules import (
     Adam,
     CoordinatewiseGRU,
@@ -126,16 +127,15 @@ every_way = pytest.mark.parametrize(("count", "width"), WAYS.values(), ids=WAYS)
 def in_a_window(rule, count, width, objective, watch, patch):
     """One window under the watch, drawing of the sample and way back included."""
     scene = Scene.draw(dim=7)
-    rule.bind(scene.problems.layout)
     state, window = scene.state(rule), scene.window()
-    state = unrolling.unroll(rule, scene.problems, state, window, objective).state  # records the optimizee
+    _, state = advance(rule, scene.problems, state, window)  # records the optimizee
     if width is not None:
-        patch.setattr(unrolling, "ONE_PASS", 0)
+        patch.setattr(backpropagating, "ONE_PASS", 0)
         patch.setattr(replaying, "BLOCK", window.problems * window.unroll * width)
     generator = keyed_generator(0)
     with watch:
         sample = None if count is None else sample_coordinates(scene.problems.layout, count, generator)
-        unrolled = unrolling.unroll(rule, scene.problems, state, window, objective, sample=sample)
+        unrolled = backpropagating.backpropagate(rule, scene.problems, state, window, objective, sample=sample)
         unrolled.meta_loss.backward()
     assert any(parameter.grad.any() for parameter in rule.parameters())
 

@@ -8,14 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2l_lightning.core.coordinates import CoordinateLayout
+from l2l_lightning.core.coordinates import CoordinateLayout, tensor_kinds
 from l2l_lightning.core.random import keyed_generator
 from l2l_lightning.core.sampling import sample_coordinates, sample_sizes
 
 
 def layout(*shapes):
     names = tuple(f"tensor{place}" for place in range(len(shapes)))
-    return CoordinateLayout(names, tuple(map(torch.Size, shapes)), ("Linear",) * len(shapes))
+    return CoordinateLayout(
+        names, tuple(map(torch.Size, shapes)), ("Linear",) * len(shapes), tensor_kinds(list(map(torch.Size, shapes)))
+    )
 
 
 some_sizes = st.lists(st.integers(1, 5000), min_size=1, max_size=12)
@@ -58,7 +60,7 @@ shapes = st.lists(st.lists(st.integers(1, 8), max_size=3), min_size=1, max_size=
 @given(shapes=shapes, count=st.integers(1, 1500), seed=st.integers(0, 10**6))
 def test_one_coordinate_of_every_stretch(shapes, count, seed):
     whole = layout(*shapes)
-    found, weight = sample_coordinates(whole, count, keyed_generator(seed))
+    found, weight, _ = sample_coordinates(whole, count, keyed_generator(seed))
     assert found.dtype == torch.int64
     assert found.shape == weight.shape
     assert (found.diff() >= 0).all()
@@ -74,7 +76,7 @@ def test_one_coordinate_of_every_stretch(shapes, count, seed):
 @given(shapes=shapes, beyond=st.integers(0, 5))
 def test_no_fewer_than_there_are_is_all_of_them(shapes, beyond):
     whole = layout(*shapes)
-    found, weight = sample_coordinates(whole, whole.n + beyond, keyed_generator(0))
+    found, weight, _ = sample_coordinates(whole, whole.n + beyond, keyed_generator(0))
     assert found.tolist() == list(range(whole.n))
     assert weight.tolist() == [1] * whole.n
 
@@ -86,7 +88,7 @@ def test_every_coordinate_weighs_one_in_the_mean(seed, count):
     generator = keyed_generator(seed)
     sums = torch.zeros(draws, whole.n, dtype=torch.float64)
     for row in sums:
-        found, weight = sample_coordinates(whole, count, generator)
+        found, weight, _ = sample_coordinates(whole, count, generator)
         row.index_add_(0, found, weight.double())
     error = sums.std(0) / draws**0.5
     assert ((sums.mean(0) - 1).abs() <= 4 * error + 1e-6).all()
@@ -110,6 +112,6 @@ def test_the_generator_alone_decides():
 
 
 def test_a_tensor_without_coordinates_gives_none():
-    found, weight = sample_coordinates(layout((0, 2), (6,)), 3, keyed_generator(0))
+    found, weight, _ = sample_coordinates(layout((0, 2), (6,)), 3, keyed_generator(0))
     assert found.shape == weight.shape == (3,)
     assert found.max() < 6

@@ -19,6 +19,7 @@ def filled(value):
         instance={"W": torch.full((B, N, N), value), "y": torch.full((B, N), value), "c": torch.full((B,), value)},
         age=torch.full((B,), 10 * int(value == 1)),
         lifetime=torch.full((B,), 100 * (1 + int(value == 1))),
+        total=torch.full((B,), value),
         diverged=torch.full((B,), value == 1),
     )
 

@@ -2,15 +2,14 @@ import math
 
 import pytest
 import torch
-from scenes import Scene, awake
+from scenes import Scene, awake, initial_state, seen
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from l2l_lightning.core.estimators.backpropagation import backpropagate
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
-from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import fresh_state
-from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
 from l2l_lightning.optimizees import Quadratic
 from l2l_lightning.rules import (
@@ -54,7 +53,9 @@ def make(name):
 
 
 def run(rule, scene, objective=None, second_order=False):
-    return unroll(rule, scene.problems, scene.state(rule), scene.window(), objective or Objective(), second_order)
+    return backpropagate(
+        rule, scene.problems, scene.state(rule), scene.window(), objective or Objective(), second_order
+    )
 
 
 def meta_gradient(meta_loss, rule):
@@ -70,7 +71,7 @@ def two_pass(rule, scene, weights, transform):
     total = 0.0
     for b in range(count):
         module = Quadratic(dim).double()
-        theta, state = scene.theta[b], rule.init_state(scene.theta[b])
+        theta, state = scene.theta[b], initial_state(rule, scene.theta[b])
         for t, weight in enumerate(WEIGHTS[weights](steps)):
             data = {"W": scene.instance["W"][b], "y": scene.stream[t, b]}
             loss_of_phi = functional_call(module, {"x": theta}, (data,))
@@ -79,7 +80,7 @@ def two_pass(rule, scene, weights, transform):
                 module.x.copy_(theta)
             loss = module(data)
             (grad,) = torch.autograd.grad(loss, module.x)
-            step, state = rule(RuleInput(theta, grad, loss.detach(), torch.tensor(t)), state)
+            step, state = rule(seen(theta, grad, loss.detach(), torch.tensor(t)), state)
             theta = theta + step
     return total
 
@@ -131,8 +132,8 @@ def test_next_state_is_detached(name, second_order):
 def test_two_windows_walk_the_way_of_one(name):
     rule, scene = make(name), Scene.draw(steps=6)
     whole = run(rule, scene)
-    first = unroll(rule, scene.problems, scene.state(rule), scene.window(0, 2), Objective())
-    second = unroll(rule, scene.problems, first.state, scene.window(2, 6), Objective())
+    first = backpropagate(rule, scene.problems, scene.state(rule), scene.window(0, 2), Objective())
+    second = backpropagate(rule, scene.problems, first.state, scene.window(2, 6), Objective())
     curve = torch.cat((first.curve, second.curve[1:]))  # the point between two windows belongs to both
     torch.testing.assert_close(curve, whole.curve, rtol=1e-12, atol=0)
     torch.testing.assert_close(second.curve[0], first.curve[-1], rtol=0, atol=0)
@@ -152,14 +153,15 @@ def test_curve_holds_the_loss_at_every_point():
 def test_rule_sees_theta_its_gradient_and_loss_and_its_age(second_order):
     scene, seen = Scene.draw(), []
 
-    def spy(inputs, state):
-        seen.append(inputs)
-        return -0.1 * inputs.grad, state
+    class Spy(SGD):
+        def forward(self, inputs, state):
+            seen.append(inputs)
+            return -0.1 * inputs.grad, state
 
     state = scene.state(SGD())
     state.age = torch.tensor([0, 7, 100])
-    unroll(spy, scene.problems, state, scene.window(), Objective(), second_order)
-    assert [inputs.step.tolist() for inputs in seen] == [[t, 7 + t, 100 + t] for t in range(5)]
+    backpropagate(Spy(), scene.problems, state, scene.window(), Objective(), second_order)
+    assert [inputs.t.tolist() for inputs in seen] == [[t, 7 + t, 100 + t] for t in range(5)]
     for t, inputs in enumerate(seen):
         losses, grads = scene.problems.losses_and_grads(inputs.theta, scene.window().data(t, scene.instance))
         assert torch.equal(inputs.loss.detach(), losses)
@@ -177,7 +179,7 @@ def test_every_point_costs_one_forward_pass():
 
     rule, scene = make("lstm"), Scene.draw()
     problems = Problems(Counting(4).double())
-    unrolled = unroll(rule, problems, scene.state(rule), scene.window(), Objective(), second_order=True)
+    unrolled = backpropagate(rule, problems, scene.state(rule), scene.window(), Objective(), second_order=True)
     unrolled.meta_loss.backward()
     assert Counting.calls == len(scene.stream)
 
@@ -267,8 +269,8 @@ def test_an_infinite_gradient_of_a_finite_loss_is_divergence_too():
 
     theta = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     rule, lifetime = make("adam"), torch.tensor([100, 100])
-    state = fresh_state(theta, rule.init_state(theta), {}, lifetime)
-    unrolled = unroll(rule, Problems(Root(1).double()), state, Window(0, 2, 3, {}, {}), Objective())
+    state = fresh_state(theta, initial_state(rule, theta), {}, lifetime)
+    unrolled = backpropagate(rule, Problems(Root(1).double()), state, Window(0, 2, 3, {}, {}), Objective())
     assert torch.isfinite(unrolled.curve).all()
     assert unrolled.state.diverged.tolist() == [True, False]
     assert torch.isfinite(meta_gradient(unrolled.meta_loss, rule))

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scenes import initial_state, seen
 
 from l2l_lightning.cli.main import main
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.files import rule_file
 from l2l_lightning.files.checkpoint import load_rule
-from l2l_lightning.rules import RuleInput
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def rewritten(file: Path, tensors: dict[str, torch.Tensor] | None = None, **chan
 def test_the_rule_comes_back_as_it_was(checkpoint: Path, file: Path) -> None:
     rules = load_rule(checkpoint), rule_file.load(checkpoint), rule_file.load(file)
     theta, grad = torch.zeros(2, 3), torch.randn(2, 3)
-    inputs = RuleInput(theta, grad, None, torch.zeros(2, dtype=torch.long))
-    steps = [rule(inputs, rule.init_state(theta))[0] for rule in rules]
+    inputs = seen(theta, grad, None, torch.zeros(2, dtype=torch.long))
+    steps = [rule(inputs, initial_state(rule, theta))[0] for rule in rules]
     assert steps[0].abs().sum() > 0
     assert all(torch.equal(step, steps[0]) for step in steps)
 

@@ -13,13 +13,14 @@ import torch
 import walks
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from scenes import initial_state, seen
 from torch import nn
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from l2l_lightning import LearnedOptimizer
 from l2l_lightning.kernels import lstm_triton
-from l2l_lightning.rules import CoordinatewiseLSTM, Identity, LogAndSign, RuleInput, recurrent
+from l2l_lightning.rules import CoordinatewiseLSTM, Identity, LogAndSign, recurrent
 from l2l_lightning.rules.schedules import Cosine
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6, "equal_nan": True}
@@ -56,13 +57,13 @@ def gradients(seed, low, high, *shape):
 def walk(rule, grads, fused):
     """Steps and states for each of the gradients (T, ..., n), from random h and c that do not lie side by side."""
     generator = torch.Generator().manual_seed(0)
-    pairs = {name: torch.stack((leaf, leaf), -1) for name, leaf in rule.init_state(grads[0]).items()}
+    pairs = {name: torch.stack((leaf, leaf), -1) for name, leaf in initial_state(rule, grads[0]).items()}
     state = {name: pair.uniform_(-1, 1, generator=generator)[..., 0] for name, pair in pairs.items()}
     steps, states = [], []
     for t, grad in enumerate(grads):
         assert rule.fuses(grad) == fused
         before = {name: leaf.clone() for name, leaf in state.items()}
-        step, after = rule(RuleInput(torch.zeros_like(grad), grad, None, torch.full(grad.shape[:-1], t)), state)
+        step, after = rule(seen(torch.zeros_like(grad), grad, None, torch.full(grad.shape[:-1], t)), state)
         torch.testing.assert_close(state, before, rtol=0, atol=0, equal_nan=True)
         state = after
         steps.append(step)
@@ -114,7 +115,7 @@ def faint_steps():
     rule, grad = make(hidden_size=3, preprocessing=Identity()), gradients(2, -6, -5, 50)
     for bias in (rule.head_bias, *(cell.bias for cell in rule.cells)):
         nn.init.zeros_(bias)
-    return rule(RuleInput(grad, grad, None, torch.tensor(0)), rule.init_state(grad))[:1]
+    return rule(seen(grad, grad, None, torch.tensor(0)), initial_state(rule, grad))[:1]
 
 
 @NEEDS_TRITON
@@ -237,7 +238,7 @@ from l2l_lightning.rules import CoordinatewiseLSTM, RuleInput
 assert "triton" not in sys.modules
 rule, grad = CoordinatewiseLSTM(), torch.ones(3)
 with torch.no_grad():
-    rule(RuleInput(grad, grad, None, torch.tensor(0)), rule.init_state(grad))
+    rule(seen(grad, grad, None, torch.tensor(0)), initial_state(rule, grad))
 assert "triton" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 import pytest
 import small
 import torch
-from scenes import awake
+from scenes import awake, initial_state, seen
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.estimators.backpropagation import backpropagate
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import keyed_generator
-from l2l_lightning.core.rule import RuleInput
 from l2l_lightning.core.state import fresh_state
-from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
 from l2l_lightning.data import MetaTrainingDataModule, QuadraticDataModule
 from l2l_lightning.optimizees import MetaTrainingProblem, Quadratic
@@ -96,8 +95,8 @@ class Levels:
     def meta_loss(self, third: UpdateRule, inner: bool = False, outer: bool = False) -> Tensor:
         """Of the third network, with a graph, by the code under test; both flags are those of ``second_order``."""
         lifetime = torch.full((len(self.phi),), 1000)
-        state = fresh_state(self.phi, third.init_state(self.phi), {}, lifetime)
-        return unroll(third, Problems(self.problem(inner)), state, self.window(), Objective(), outer).meta_loss
+        state = fresh_state(self.phi, initial_state(third, self.phi), {}, lifetime)
+        return backpropagate(third, Problems(self.problem(inner)), state, self.window(), Objective(), outer).meta_loss
 
 
 @dataclass
@@ -120,7 +119,7 @@ class PlainLoops:
 
     def train(self, third: UpdateRule, b: int) -> float:
         phi, steps, total = self.levels.phi[b], len(self.levels.theta) - 1, 0.0
-        state = third.init_state(phi)
+        state = initial_state(third, phi)
         for s in range(steps + 1):
             with torch.enable_grad():
                 phi = phi.detach().requires_grad_()
@@ -129,7 +128,7 @@ class PlainLoops:
             with torch.no_grad():
                 loss, grad = self.tangent((b, s), self.outer, phi, loss, grad)
                 total += loss.item() / (steps + 1)
-                step, state = third(RuleInput(phi, grad, loss, torch.tensor(s)), state)
+                step, state = third(seen(phi, grad, loss, torch.tensor(s)), state)
                 phi = phi + step
         return total
 
@@ -138,13 +137,13 @@ class PlainLoops:
         rule, w, total = self.levels.rule, self.levels.w[s, b], 0.0
         parameters = CoordinateLayout.of(rule).unflatten(phi)
         theta = self.levels.theta[s, b]
-        state = rule.init_state(theta)
+        state = initial_state(rule, theta)
         for t in range(UNROLL + 1):
             error = torch.einsum("pij,pj->pi", w, theta) - self.levels.y[s, b, t]
             loss, grad = error.square().sum(-1), 2 * torch.einsum("pij,pi->pj", w, error)
             loss, grad = self.tangent((b, s, t), self.inner, theta, loss, grad)
             total = total + loss.mean() / (UNROLL + 1)
-            inputs = RuleInput(theta, grad, loss, torch.full((INNER,), t))
+            inputs = seen(theta, grad, loss, torch.full((INNER,), t))
             step, state = functional_call(rule, parameters, (inputs, state))
             theta = theta + step
         return total
@@ -202,9 +201,9 @@ def test_its_loss_and_gradient_are_those_of_a_window_of_meta_training(second_ord
     rule, inner = levels.rule, Problems(Quadratic(DIM).double())
     vector_to_parameters(levels.phi[0], rule.parameters())
     theta, instance = levels.theta[0, 0], {"W": levels.w[0, 0]}
-    state = fresh_state(theta, rule.init_state(theta), instance, torch.full((INNER,), 1000))
+    state = fresh_state(theta, initial_state(rule, theta), instance, torch.full((INNER,), 1000))
     window = Window(0, INNER, UNROLL, {}, {"y": levels.y[0, 0]})
-    meta_loss = unroll(rule, inner, state, window, Objective(), second_order).meta_loss
+    meta_loss = backpropagate(rule, inner, state, window, Objective(), second_order).meta_loss
     meta_loss.backward()
     torch.testing.assert_close(losses[0], meta_loss.detach())
     torch.testing.assert_close(grads[0], parameters_to_vector(p.grad for p in rule.parameters()))
@@ -237,8 +236,8 @@ def test_a_fourth_level_is_the_same_again() -> None:
     torch.testing.assert_close(grads[0], parameters_to_vector(expected))
     # And it moves: two steps of a fourth network on the third one.
     steps = Window(0, 1, 2, {}, {name: torch.stack([leaf] * 3) for name, leaf in data.items()})
-    state = fresh_state(psi.unsqueeze(0), fourth.init_state(psi.unsqueeze(0)), {}, torch.full((1,), 1000))
-    walked = unroll(fourth, problems, state, steps, Objective())
+    state = fresh_state(psi.unsqueeze(0), initial_state(fourth, psi.unsqueeze(0)), {}, torch.full((1,), 1000))
+    walked = backpropagate(fourth, problems, state, steps, Objective())
     assert walked.curve.shape == (3, 1)
     assert all(g.isfinite().all() and g.any() for g in torch.autograd.grad(walked.meta_loss, list(fourth.parameters())))
 
@@ -304,9 +303,9 @@ def test_inner_problems_that_diverge_do_not_count_and_a_training_that_does_is_no
 
     vector_to_parameters(levels.phi[0], levels.rule.parameters())
     theta, instance = data["theta"][0], {"W": data["instance/W"][0]}
-    state = fresh_state(theta, levels.rule.init_state(theta), instance, torch.full((INNER,), 1000))
+    state = fresh_state(theta, initial_state(levels.rule, theta), instance, torch.full((INNER,), 1000))
     window = Window(0, INNER, UNROLL, {}, {"y": data["batch/y"][0]})
-    plain = unroll(levels.rule, Problems(Quadratic(DIM).double()), state, window, Objective(), inner)
+    plain = backpropagate(levels.rule, Problems(Quadratic(DIM).double()), state, window, Objective(), inner)
     plain.meta_loss.backward()
     assert plain.state.diverged.tolist() == [True, False]
     torch.testing.assert_close(losses[0], plain.meta_loss.detach())
@@ -315,9 +314,9 @@ def test_inner_problems_that_diverge_do_not_count_and_a_training_that_does_is_no
     assert not grads[1].isfinite().all()
 
     third = third_network()
-    state = fresh_state(levels.phi, third.init_state(levels.phi), {}, torch.full((2,), 1000))
+    state = fresh_state(levels.phi, initial_state(third, levels.phi), {}, torch.full((2,), 1000))
     window = Window(0, 2, 2, {}, {name: torch.stack([leaf] * 3) for name, leaf in data.items()})
-    walked = unroll(third, problems, state, window, Objective(), outer)
+    walked = backpropagate(third, problems, state, window, Objective(), outer)
     assert walked.state.diverged.tolist() == [False, True]
     assert walked.meta_loss.isfinite()
     found = torch.autograd.grad(walked.meta_loss, list(third.parameters()))

@@ -41,7 +41,7 @@ ROUTES = {
 }
 PLAIN: dict[type, tuple[dict[str, Any], Path]] = {
     MetaOptimizerModule: ({}, ("model",)),
-    Stage: ({"model.horizon": STAGES}, ("model", "horizon", "init_args", "stages", 0)),
+    Stage: ({"model.restarts.horizon": STAGES}, ("model", "horizon", "init_args", "stages", 0)),
     Route: ({"model.rule": ROUTES}, ("model", "rule", "init_args", "routes", 0)),
 }
 # Arguments that a class needs and that its annotations do not tell.

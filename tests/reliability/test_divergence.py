@@ -11,9 +11,11 @@ import small
 import tally
 import torch
 from lightning.pytorch.callbacks import Callback
+from scenes import initial_state
 from test_resume import tensors
 from torch import Tensor, nn
 
+from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.horizon import FixedHorizon
 from l2l_lightning.core.state import InnerState
 from l2l_lightning.core.window import Data
@@ -54,7 +56,7 @@ class Fault(Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step == WHEN:
-            self.harm(pl_module.inner)
+            self.harm(pl_module.population.inner)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         self.ages.append(outputs["age"])
@@ -120,7 +122,7 @@ def test_a_problem_that_diverges_is_reset_and_counted_and_the_others_notice_noth
     expected_totals = {"resets": 1, "divergences": 0, "early_resets": 0} | {total: 1}
     assert {name: getattr(module, name) for name in expected_totals} == expected_totals
     assert {name: float(trainer.callback_metrics[f"train/{name}"]) for name in expected_totals} == expected_totals
-    assert module.skipped_steps == 0, "the meta-gradient is that of the other problems"
+    assert module.skips.skipped_steps == 0, "the meta-gradient is that of the other problems"
 
 
 @every_mode
@@ -129,7 +131,7 @@ def test_phi_learns_from_the_others(mode: str, tmp_path: Path) -> None:
     assert all(torch.isfinite(leaf).all() for leaf in seen.training[-1].values())
     before, after = seen.training[WHEN - 1 : WHEN + 1]
     assert not any(torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
-    assert module.skipped_steps == 0
+    assert module.skips.skipped_steps == 0
     assert all(loss == loss for loss in seen.losses)
 
 
@@ -141,7 +143,11 @@ def test_a_window_in_which_all_problems_diverge_moves_nothing(mode: str, tmp_pat
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(torch.equal(after[name], later[name]) for name in after if name.endswith("exp_avg"))
-    assert (module.skipped_steps, module.skipped_in_a_row, module.divergences) == (1, 0, 8)
+    assert (module.skips.skipped_steps, module.skips.skipped_in_a_row, module.population.counts.divergences) == (
+        1,
+        0,
+        8,
+    )
     assert float(trainer.callback_metrics["train/skipped_steps"]) == 1
     assert torch.stack(seen.ages)[:, 0].tolist() == [0, 5, 10, 0, 5]
 
@@ -273,7 +279,8 @@ def test_phi_that_is_not_finite_is_never_saved(
 
 
 def test_all_modes_are_what_they_say() -> None:
-    """A rule that records, and one of whose coordinates some stand for all."""
+    """A rule with a tape, and one of whose coordinates some stand for all."""
     rule = CoordinatewiseLSTM(layers=1, hidden_size=5)
-    assert rule.coordinatewise
-    assert rule.record(rule.init_state(torch.zeros(8, 3)), 5) is not None
+    assert rule.scope == "coordinate"
+    layout = CoordinateLayout.flat(3)
+    assert rule.tape(initial_state(rule, torch.zeros(8, 3), layout), layout, 5) is not None

@@ -73,8 +73,8 @@ def test_what_grows_is_seen_and_noise_is_not() -> None:
     "mode",
     [
         [],
-        ["--model.second_order", "true"],
-        ["--model.meta_coordinates", "2"],
+        ["--model.estimator.second_order", "true"],
+        ["--model.estimator.meta_coordinates", "2"],
         ["--model.rule", "MultiscaleAdam"],
     ],
     ids=["recorded", "second order", "replayed", "another rule"],

@@ -20,7 +20,7 @@ from l2l_lightning.rules import CoordinatewiseLSTM
 from l2l_lightning.training.module import MetaOptimizerModule
 
 # 8 problems of 5 coordinates in each process, all of which restart after window 4.
-OPTIONS = ("--data.init_args.problems", "8", "--model.stagger", "false", "--trainer.log_every_n_steps", "1")
+OPTIONS = ("--data.init_args.problems", "8", "--model.restarts.stagger", "false", "--trainer.log_every_n_steps", "1")
 OPTIONS += ("--trainer.limit_val_batches", "0", "--data.init_args.windows_per_epoch", "6")
 
 
@@ -109,7 +109,7 @@ def test_two_processes_of_b_problems_train_as_one_of_2b(two: Path, tmp_path: Pat
     trained = checkpoint.phi(checkpoint.read(last(two)))
     for name, parameter in module.rule.state_dict().items():
         torch.testing.assert_close(parameter, trained[name], rtol=1e-4, atol=1e-6)
-    assert module.resets == 16
+    assert module.population.counts.resets == 16
     logged = scalars(two / "quadratic_smoke/version_0")
     assert logged["train/resets"][-1][1] == 16, "the sum over the processes"
     meta_loss = float(module.trainer.callback_metrics["train/meta_loss"])

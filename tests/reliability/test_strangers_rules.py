@@ -161,7 +161,7 @@ class Mine(UpdateRule):
         self.scale = scale
         self.rate = torch.nn.Parameter(torch.tensor(0.1))
 
-    def init_state(self, theta):
+    def init_state(self, theta, layout, generator=None):
         return {}
 
     def forward(self, inputs, state):

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from scenes import initial_state
 from torch import nn
 
+from l2l_lightning.core.estimators.backpropagation import backpropagate
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import keyed_generator
 from l2l_lightning.core.state import fresh_state
-from l2l_lightning.core.unroll import unroll
 from l2l_lightning.core.window import Window
 from l2l_lightning.optimizees import Function, Rosenbrock
 from l2l_lightning.rules import (
@@ -51,8 +52,8 @@ def descend(rule, optimizee, steps, seed=0):
     """One window of ``steps`` inner steps for eight problems."""
     problems = Problems(optimizee)
     theta = problems.draw(8, keyed_generator(seed))
-    state = fresh_state(theta, rule.init_state(theta), {}, torch.full((8,), steps))
-    return unroll(rule, problems, state, Window(0, 8, steps, {}, {}), Objective())
+    state = fresh_state(theta, initial_state(rule, theta), {}, torch.full((8,), steps))
+    return backpropagate(rule, problems, state, Window(0, 8, steps, {}, {}), Objective())
 
 
 @pytest.mark.parametrize("rule", HANDMADE, ids=lambda rule: type(rule).__name__)

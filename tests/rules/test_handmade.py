@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from scenes import assert_refused
+from scenes import assert_refused, initial_state, seen
 from torch.func import functional_call
 
 from l2l_lightning.core.errors import InputError
@@ -18,7 +18,6 @@ from l2l_lightning.rules import (
     MultiscaleAdam,
     Nesterov,
     RMSprop,
-    RuleInput,
 )
 
 # Our rule and torch's optimizer, with defaults and without.
@@ -59,21 +58,21 @@ def gradient(theta):
     return torch.func.grad(lambda theta: loss(theta).sum())(theta.detach())
 
 
-def start():
+def origin():
     return torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 def ours(rule):
     """(STEPS, 3, 4): all problems side by side, each with its own age."""
-    theta, age, path = start(), torch.zeros(3, dtype=torch.int64), []
-    state = rule.init_state(theta)
+    theta, age, path = origin(), torch.zeros(3, dtype=torch.int64), []
+    state = initial_state(rule, theta)
     with torch.no_grad():
         for t in range(STEPS):
             restart = (t == RESTARTS).unsqueeze(-1)
-            theta = torch.where(restart, start(), theta)
+            theta = torch.where(restart, origin(), theta)
             state = {name: torch.where(restart, 0.0, leaf) for name, leaf in state.items()}
             age = torch.where(restart.squeeze(-1), 0, age)
-            step, state = rule(RuleInput(theta, gradient(theta), None, age), state)
+            step, state = rule(seen(theta, gradient(theta), None, age), state)
             theta, age = theta + step, age + 1
             path.append(theta)
     return torch.stack(path)
@@ -82,7 +81,7 @@ def ours(rule):
 def theirs(optimizer, arguments):
     """(STEPS, 3, 4): one problem after the other, with a new optimizer at every restart."""
     paths = []
-    for first, restart in zip(start(), RESTARTS.tolist(), strict=True):
+    for first, restart in zip(origin(), RESTARTS.tolist(), strict=True):
         path = []
         for t in range(STEPS):
             if t in (0, restart):
@@ -99,7 +98,7 @@ def theirs(optimizer, arguments):
 def test_every_step_is_that_of_torch_optim(rule, optimizer, arguments):
     path = ours(rule)
     torch.testing.assert_close(path, theirs(optimizer, arguments), rtol=1e-8, atol=1e-9)
-    assert (path[-1] - start()).abs().mean() > 0.02  # the problems went somewhere
+    assert (path[-1] - origin()).abs().mean() > 0.02  # the problems went somewhere
 
 
 @every_kind
@@ -110,14 +109,14 @@ def test_default_rate_is_that_of_the_papers_optimizer(kind):
 
 @every_kind
 def test_one_problem_alone_walks_as_in_a_batch(kind):
-    rule, theta = kind(lr=0.1), start()
-    batch, alone = rule.init_state(theta), [rule.init_state(row) for row in theta]
+    rule, theta = kind(lr=0.1), origin()
+    batch, alone = initial_state(rule, theta), [initial_state(rule, row) for row in theta]
     for t in range(5):
         grad = gradient(theta)
-        steps, batch = rule(RuleInput(theta, grad, None, torch.full((3,), t)), batch)
+        steps, batch = rule(seen(theta, grad, None, torch.full((3,), t)), batch)
         single = []
         for b in range(3):
-            step, alone[b] = rule(RuleInput(theta[b], grad[b], None, torch.tensor(t)), alone[b])
+            step, alone[b] = rule(seen(theta[b], grad[b], None, torch.tensor(t)), alone[b])
             single.append(step)
         torch.testing.assert_close(steps, torch.stack(single), rtol=1e-14, atol=0)
         theta = theta + steps
@@ -132,12 +131,12 @@ def test_trainable_rate_walks_the_same_way(kind):
 def test_gradient_of_log_lr_equals_finite_differences(kind):
     rule = kind(lr=0.03, trainable=True).double()
     assert [name for name, _ in rule.named_parameters()] == ["log_lr"]
-    grads = [gradient(start() + t) for t in range(3)]
+    grads = [gradient(origin() + t) for t in range(3)]
 
     def walk(log_lr):
-        theta, state = start(), rule.init_state(start())
+        theta, state = origin(), initial_state(rule, origin())
         for t, grad in enumerate(grads):
-            inputs = RuleInput(theta, grad, None, torch.full((3,), t))
+            inputs = seen(theta, grad, None, torch.full((3,), t))
             step, state = functional_call(rule, {"log_lr": log_lr}, (inputs, state))
             theta = theta + step
         return theta
@@ -145,7 +144,7 @@ def test_gradient_of_log_lr_equals_finite_differences(kind):
     log_lr = rule.log_lr.detach().requires_grad_()
     assert torch.autograd.gradcheck(walk, log_lr)
     (slope,) = torch.autograd.grad(walk(log_lr).sum(), log_lr)
-    torch.testing.assert_close(slope, (walk(log_lr) - start()).sum())  # steps are proportional to the rate
+    torch.testing.assert_close(slope, (walk(log_lr) - origin()).sum())  # steps are proportional to the rate
 
 
 @every_kind
@@ -175,7 +174,7 @@ def test_with_rate_scales_the_steps_of_a_learned_rule(rule, argument):
     if hasattr(rule, "head_weight"):
         torch.nn.init.ones_(rule.head_weight)
     steps = [
-        other(RuleInput(theta, grad, None, torch.zeros(2, dtype=torch.long)), other.init_state(theta))[0]
+        other(seen(theta, grad, None, torch.zeros(2, dtype=torch.long)), initial_state(other, theta))[0]
         for other in (rule.with_rate(0.5), rule.with_rate(0.25), rule.with_rate(Cosine(0.25)))
     ]
     assert steps[0].abs().sum() > 0
@@ -194,7 +193,7 @@ def test_with_rate_refuses_what_the_constructor_refuses(rate):
 @every_kind
 def test_state_starts_at_zero_in_the_shape_of_theta(kind):
     for shape in ((5,), (3, 5)):
-        leaves = kind().init_state(torch.ones(shape, dtype=torch.float64)).values()
+        leaves = initial_state(kind(), torch.ones(shape, dtype=torch.float64)).values()
         assert all(leaf.shape == shape and leaf.dtype == torch.float64 and not leaf.any() for leaf in leaves)
 
 
@@ -203,10 +202,10 @@ def test_a_gradient_whose_square_overflows_is_survived_as_in_torch(name):
     rule, optimizer, arguments = PAIRS[name]
     theta = torch.zeros(2, dtype=torch.float64)
     parameter = theta.clone().requires_grad_()
-    torch_optimizer, state = optimizer([parameter], **arguments), rule.init_state(theta)
+    torch_optimizer, state = optimizer([parameter], **arguments), initial_state(rule, theta)
     for t, size in enumerate([1e200, 1.0, 1.0]):
         grad = torch.tensor([size, 1.0], dtype=torch.float64)
-        step, state = rule(RuleInput(theta, grad, None, torch.tensor(t)), state)
+        step, state = rule(seen(theta, grad, None, torch.tensor(t)), state)
         theta, parameter.grad = theta + step, grad
         torch_optimizer.step()
         torch.testing.assert_close(theta, parameter.detach())

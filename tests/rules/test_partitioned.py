@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import small
 import torch
-from scenes import awake
+from scenes import awake, initial_state, seen
 from torch import nn
 
 from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.random import keyed_generator
 from l2l_lightning.optimizees import FromModule
-from l2l_lightning.rules import SGD, Adam, CoordinatewiseLSTM, Momentum, PartitionedRule, Route, RuleInput, UpdateRule
+from l2l_lightning.rules import SGD, Adam, CoordinatewiseLSTM, Momentum, PartitionedRule, Route, UpdateRule
 from l2l_lightning.training.module import MetaOptimizerModule
 
 
@@ -26,15 +26,16 @@ BIASES = [18, 19, 44, 45, 46, 53, 54]
 
 def bound(rules, *routes):
     rule = PartitionedRule(rules, list(routes))
-    rule.bind(LAYOUT)
+    rule.check_layout(LAYOUT)
     return rule
 
 
 def walk(rule, grads):
     theta = torch.zeros_like(grads[0])
-    state = rule.init_state(theta)
+    layout = LAYOUT if isinstance(rule, PartitionedRule) else None
+    state = initial_state(rule, theta, layout)
     for t, grad in enumerate(grads):
-        step, state = rule(RuleInput(theta, grad, None, torch.full(grad.shape[:1], t)), state)
+        step, state = rule(seen(theta, grad, None, torch.full(grad.shape[:-1], t), layout), state)
         theta = theta + step
     return theta, state
 
@@ -51,7 +52,7 @@ def test_every_parameter_goes_the_first_way_that_matches():
         Route("last", name="4.*", module="Linear"),
         Route("rest"),
     )
-    step, _ = rule(RuleInput(torch.zeros(55), torch.ones(55), None, torch.tensor(0)), {})
+    step, _ = rule(seen(torch.zeros(55), torch.ones(55), None, torch.tensor(0), LAYOUT), {})
     expected = torch.tensor([2.0] * 18 + [1] * 2 + [4] * 24 + [1] * 3 + [3] * 6 + [1] * 2)
     assert torch.equal(-step, expected)
 
@@ -80,7 +81,7 @@ def test_without_problems_side_by_side_it_works_too():
 def test_a_parameter_without_a_way_is_named():
     rule = PartitionedRule({"conv": SGD()}, [Route("conv", module="Conv*")])
     with pytest.raises(InputError, match=r"no route matches the parameter '3.weight' of a Linear; add one"):
-        rule.bind(LAYOUT)
+        rule.check_layout(LAYOUT)
 
 
 def test_ways_that_lead_nowhere_and_bad_labels_are_refused():
@@ -97,12 +98,12 @@ def test_a_rule_without_parameters_to_move_stays_unused():
     _, state = walk(rule, GRADS)
     assert state == {}
     with pytest.warns(UserWarning, match="no parameter goes to norm"):
-        rule.bind(LAYOUT)
+        rule.check_layout(LAYOUT)
 
 
-def test_rules_inside_are_bound_to_their_own_parameters():
+def test_rules_inside_see_a_layout_of_their_own_parameters():
     class Seeing(UpdateRule):
-        def bind(self, layout):
+        def check_layout(self, layout):
             self.layout = layout
 
     rules = {"conv": Seeing(), "dense": Seeing()}
@@ -134,7 +135,7 @@ def test_it_trains_validates_and_resumes_like_any_other_rule(tmp_path: Path) -> 
     small.trainer(tmp_path).fit(whole, datamodule=data())
     changed = {name.split(".")[2] for name, value in whole.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"weights", "biases"}
-    assert whole.resets > 0
+    assert whole.population.counts.resets > 0
     assert whole.results["learned"].curve.shape == (21, 4)
 
     half, resumed = small.trainer(tmp_path, max_epochs=1), module()

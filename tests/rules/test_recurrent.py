@@ -1,11 +1,12 @@
 import pytest
 import torch
-from scenes import Scene, assert_refused, awake
+from scenes import Scene, assert_refused, awake, initial_state, seen
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from l2l_lightning.core.coordinates import CoordinateLayout
+from l2l_lightning.core.estimators.backpropagation import backpropagate
 from l2l_lightning.core.objective import Objective
-from l2l_lightning.core.unroll import unroll
 from l2l_lightning.rules import (
     SGD,
     Adam,
@@ -18,7 +19,6 @@ from l2l_lightning.rules import (
     MultiscaleAdam,
     Nesterov,
     PartitionedRule,
-    RuleInput,
 )
 from l2l_lightning.rules.handmade import HandmadeRule
 from l2l_lightning.rules.recurrent import GRUCell, LSTMCell, RNNCell
@@ -122,10 +122,10 @@ def test_second_derivative_behind_a_constant_readout_counts():
 
 def walk(rule, grads):
     """Steps (T, ..., n) for gradients (T, ..., n)."""
-    state, steps = rule.init_state(grads[0]), []
+    state, steps = initial_state(rule, grads[0]), []
     with torch.no_grad():
         for t, grad in enumerate(grads):
-            step, state = rule(RuleInput(torch.zeros_like(grad), grad, None, torch.full(grad.shape[:-1], t)), state)
+            step, state = rule(seen(torch.zeros_like(grad), grad, None, torch.full(grad.shape[:-1], t)), state)
             steps.append(step)
     return torch.stack(steps)
 
@@ -152,8 +152,8 @@ def test_every_coordinate_alone_walks_as_all_together(kind):
 @pytest.mark.parametrize("shape", [(5,), (3, 5)])
 def test_state_puts_features_first_and_keeps_its_shape(kind, shape):
     rule, theta = kind(layers=2, hidden_size=4), torch.randn(shape)
-    state = rule.init_state(theta)
-    step, after = rule(RuleInput(theta, theta, None, torch.zeros(shape[:-1])), state)
+    state = initial_state(rule, theta)
+    step, after = rule(seen(theta, theta, None, torch.zeros(shape[:-1])), state)
     assert step.shape == shape
     assert list(state) == [f"{leaf}{layer}" for layer in range(2) for leaf in kind.cell.leaves]
     for name, leaf in after.items():
@@ -170,7 +170,7 @@ def test_network_is_layers_head_and_scale(kind):
     first = rule.cells[0](grad.unsqueeze(0), *zeros)[0]
     second = rule.cells[1](first, *zeros)[0]
     expected = 0.3 * (rule.head_weight @ second + rule.head_bias).squeeze(0)
-    step, _ = rule(RuleInput(grad, grad, None, torch.tensor(0)), rule.init_state(grad))
+    step, _ = rule(seen(grad, grad, None, torch.tensor(0)), initial_state(rule, grad))
     torch.testing.assert_close(step, expected)
 
 
@@ -186,7 +186,7 @@ def test_only_forget_gates_start_with_a_bias(kind):
 @every_network
 def test_an_untrained_network_leaves_theta_where_it_is_and_its_head_can_learn(kind):
     rule, grad = kind(hidden_size=4), torch.randn(5)
-    step, _ = rule(RuleInput(grad, grad, None, torch.tensor(0)), rule.init_state(grad))
+    step, _ = rule(seen(grad, grad, None, torch.tensor(0)), initial_state(rule, grad))
     assert not step.any()
     (step @ grad).backward()
     assert rule.head_weight.grad.any()
@@ -228,25 +228,30 @@ class NormalizedSGD(SGD):
 def test_shortcuts_of_a_class_are_not_taken_for_a_subclass_that_steps_otherwise():
     scene = Scene.draw()
     rule = awake(Clipped(hidden_size=3, output_scale=1.0)).double()
-    walked = unroll(rule, scene.problems, scene.state(rule), scene.window(), Objective())
+    walked = backpropagate(rule, scene.problems, scene.state(rule), scene.window(), Objective())
     assert (walked.state.theta - scene.theta).abs().max() <= 5 * 0.005 + 1e-12
-    assert rule.record(rule.init_state(scene.theta), 5) is None
-    assert not Clipped.coordinatewise
-    assert not NormalizedSGD.coordinatewise
-    assert not type("Whole", (PartitionedRule,), {"forward": lambda *_: None}).coordinatewise
-    assert not type("Own", (HandmadeRule,), {"forward": lambda *_: None}).coordinatewise
+    assert rule.tape(initial_state(rule, scene.theta), CoordinateLayout.flat(scene.theta.shape[-1]), 5) is None
+    assert Clipped.scope != "coordinate"
+    assert NormalizedSGD.scope != "coordinate"
+    assert type("Whole", (PartitionedRule,), {"forward": lambda *_: None}).scope != "coordinate"
+    assert type("Own", (HandmadeRule,), {"forward": lambda *_: None}).scope != "coordinate"
     other_cell = type("Other", (CoordinatewiseLSTM,), {"cell": type("OtherCell", (LSTMCell,), {})})
-    assert other_cell().record(other_cell().init_state(scene.theta), 5) is None
-    assert all(kind.coordinatewise for kind in (SGD, Nesterov, Adam, CoordinatewiseLSTM, KMomentums, MultiscaleAdam))
+    assert (
+        other_cell().tape(initial_state(other_cell(), scene.theta), CoordinateLayout.flat(scene.theta.shape[-1]), 5)
+        is None
+    )
+    assert all(
+        kind.scope == "coordinate" for kind in (SGD, Nesterov, Adam, CoordinatewiseLSTM, KMomentums, MultiscaleAdam)
+    )
 
     class Halved(MultiscaleAdam):
         def forward(self, inputs, state):
             step, state = super().forward(inputs, state)
             return step / 2, state
 
-    inputs = RuleInput(scene.theta, scene.theta, None, torch.zeros(3, dtype=torch.long))
+    inputs = seen(scene.theta, scene.theta, None, torch.zeros(3, dtype=torch.long))
     halved = Halved().double()
-    state = halved.init_state(scene.theta)
+    state = initial_state(halved, scene.theta)
     whole, _ = MultiscaleAdam.forward(halved, inputs, state)
     with torch.no_grad():
         torch.testing.assert_close(halved.step_(inputs, state), whole / 2)
@@ -264,11 +269,11 @@ def test_an_average_s_head_may_hand_its_leaves_on():
             return state["a2"], {"a1": average, "a2": state["a1"]}
 
     rule, theta = MultiscaleAdam(Delayed()), torch.zeros(4)
-    state = pure = rule.init_state(theta)
+    state = pure = initial_state(rule, theta)
     state = {name: leaf.clone() for name, leaf in state.items()}
     with torch.no_grad():
         for t in range(5):
-            inputs = RuleInput(theta, torch.randn(4), None, torch.tensor(t))
+            inputs = seen(theta, torch.randn(4), None, torch.tensor(t))
             expected, pure = rule(inputs, pure)
             torch.testing.assert_close(rule.step_(inputs, state), expected)
             torch.testing.assert_close(state, pure)

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from scenes import Scene, assert_refused
+from scenes import Scene, assert_refused, initial_state, seen
 from torch import nn
 
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.estimators.backpropagation import backpropagate
 from l2l_lightning.core.objective import Objective
-from l2l_lightning.core.unroll import unroll
 from l2l_lightning.rules import (
     Adam,
     Cosine,
@@ -18,7 +18,6 @@ from l2l_lightning.rules import (
     LinearAverage,
     MeanNormalizedGradient,
     MultiscaleAdam,
-    RuleInput,
     SoftmaxMLP,
     SoftmaxRecurrent,
 )
@@ -36,11 +35,11 @@ def gradient(t: int, x: float) -> float:
 def walk(rule, start, grad=gradient, steps=STEPS):
     """Positions (steps + 1, B, n) of the rule, all at once."""
     theta = torch.tensor(start, dtype=torch.float64)
-    state, path = rule.init_state(theta), [theta]
+    state, path = initial_state(rule, theta), [theta]
     for t in range(steps):
         g = theta.detach().clone().apply_(lambda x, t=t: grad(t, x))
         with torch.no_grad():
-            step, state = rule(RuleInput(theta, g, None, torch.full(theta.shape[:-1], t)), state)
+            step, state = rule(seen(theta, g, None, torch.full(theta.shape[:-1], t)), state)
         theta = theta + step
         path.append(theta)
     return torch.stack(path)
@@ -198,12 +197,12 @@ def test_the_history_stretches_where_gradients_agree_and_shrinks_where_they_disa
 
 def test_histories_take_2_k_n_values_and_steps_of_k_timesteps_copy_none_of_them():
     theta = torch.zeros(4, 10)
-    assert sum(leaf.numel() for leaf in KTimesteps(5).init_state(theta).values()) == (2 * 5 - 1) * theta.numel()
-    assert sum(leaf.numel() for leaf in KMomentums(6).init_state(theta).values()) == 2 * 6 * theta.numel()
-    assert sum(leaf.numel() for leaf in MultiscaleAdam().init_state(theta).values()) == 2 * 6 * theta.numel()
+    assert sum(leaf.numel() for leaf in initial_state(KTimesteps(5), theta).values()) == (2 * 5 - 1) * theta.numel()
+    assert sum(leaf.numel() for leaf in initial_state(KMomentums(6), theta).values()) == 2 * 6 * theta.numel()
+    assert sum(leaf.numel() for leaf in initial_state(MultiscaleAdam(), theta).values()) == 2 * 6 * theta.numel()
     rule, state = KTimesteps(3), {}
-    state = rule.init_state(theta)
-    _, after = rule(RuleInput(theta, torch.ones_like(theta), None, torch.zeros(4)), state)
+    state = initial_state(rule, theta)
+    _, after = rule(seen(theta, torch.ones_like(theta), None, torch.zeros(4)), state)
     assert after["x2"] is state["x1"]
     assert after["g2"] is state["g1"]
 
@@ -217,10 +216,10 @@ def test_a_row_of_zeros_stays_zero_and_tiny_gradients_give_no_nan():
     for rule in (KTimesteps(3), KMomentums(3), MeanNormalizedGradient(), MultiscaleAdam(), KTimesteps(2, noise=0.1)):
         for size in (0.0, 1e-42, 1e30):
             theta = torch.zeros(2, 3)
-            state = rule.init_state(theta)
+            state = initial_state(rule, theta)
             for t in range(3):
                 grad = torch.full((2, 3), size)
-                step, state = rule(RuleInput(theta, grad, None, torch.full((2,), t)), state)
+                step, state = rule(seen(theta, grad, None, torch.full((2,), t)), state)
                 theta = theta + step
             assert torch.isfinite(theta).all(), (type(rule).__name__, size)
 
@@ -358,7 +357,7 @@ def test_the_meta_gradient_equals_finite_differences(name):
         nn.init.normal_(parameter, mean=0.3, std=0.3)
 
     def meta_loss():
-        return unroll(rule, scene.problems, scene.state(rule), scene.window(), Objective(), True).meta_loss
+        return backpropagate(rule, scene.problems, scene.state(rule), scene.window(), Objective(), True).meta_loss
 
     found = torch.autograd.grad(meta_loss(), list(rule.parameters()), allow_unused=True)
     for parameter, slope in zip(rule.parameters(), found, strict=True):
@@ -404,8 +403,8 @@ def test_noise_is_added_to_delta():
     theta = torch.zeros(1, 20_000)
     quiet, noisy = KTimesteps(2, eta_min=0.5), KTimesteps(2, eta_min=0.5, noise=0.3)
     noisy.load_state_dict(quiet.state_dict())
-    inputs = RuleInput(theta, torch.ones_like(theta), None, torch.tensor([0]))
-    difference = noisy(inputs, noisy.init_state(theta))[0] - quiet(inputs, quiet.init_state(theta))[0]
+    inputs = seen(theta, torch.ones_like(theta), None, torch.tensor([0]))
+    difference = noisy(inputs, initial_state(noisy, theta))[0] - quiet(inputs, initial_state(quiet, theta))[0]
     assert difference.std().item() == pytest.approx(0.3 * 0.5, rel=0.03)
 
 

@@ -71,7 +71,7 @@ def test_problems_restart_at_the_end_of_their_lifetime_and_at_different_times(tm
     # After the first round the 8 problems are spread over all 4 ages of a lifetime of 20, two at each.
     for window in ages[4:]:
         assert window.sort().values.tolist() == [0, 0, 5, 5, 10, 10, 15, 15]
-    assert module.resets == int((steps <= 0).sum())
+    assert module.population.counts.resets == int((steps <= 0).sum())
 
 
 def test_without_staggering_all_problems_restart_together(tmp_path: Path) -> None:
@@ -83,10 +83,10 @@ def test_without_staggering_all_problems_restart_together(tmp_path: Path) -> Non
 def test_the_state_carried_to_the_next_window_is_detached(tmp_path: Path) -> None:
     module = small.module()
     small.trainer(tmp_path, max_epochs=1).fit(module, datamodule=small.data())
-    assert module.inner is not None
-    leaves = [module.inner.theta, *module.inner.rule.values()]
+    assert module.population.inner is not None
+    leaves = [module.population.inner.theta, *module.population.inner.rule.values()]
     assert not any(leaf.requires_grad for leaf in leaves)
-    assert module.inner.theta.abs().sum() > 0
+    assert module.population.inner.theta.abs().sum() > 0
 
 
 class Explosive(OptimizeeModule):
@@ -110,7 +110,7 @@ def test_a_diverged_problem_is_counted_and_replaced(tmp_path: Path) -> None:
     bad = [~torch.isfinite(curve).all(0) for curve in recorder.curves]
     assert bad[0].any(), "the seed must draw some poisoned problem"
     assert not bad[0].all()
-    assert module.divergences == sum(int(mask.sum()) for mask in bad[:-1])
+    assert module.population.counts.divergences == sum(int(mask.sum()) for mask in bad[:-1])
     for mask, ages in zip(bad[:-1], recorder.ages[1:], strict=True):
         assert (torch.tensor(ages)[mask] == 0).all(), "replaced at the next window"
     assert all(torch.isfinite(parameter).all() for parameter in module.rule.parameters())
@@ -124,8 +124,8 @@ def test_solved_problems_and_runaways_restart_early_and_are_counted(tmp_path: Pa
         module = small.module(stagger=False, horizon=FixedHorizon(20), **limits)
         small.trainer(tmp_path, recorder, max_epochs=1).fit(module, datamodule=small.data(windows_per_epoch=4))
         ages[name] = [age[0] for age in recorder.ages]
-        assert module.early_resets == (0 if name == "none" else 4 * 8)
-        assert module.divergences == 0
+        assert module.population.counts.early_resets == (0 if name == "none" else 4 * 8)
+        assert module.population.counts.divergences == 0
     assert ages == {"none": [0, 5, 10, 15], "loss": [0] * 4, "norm": [0] * 4}
 
 
@@ -149,7 +149,7 @@ def test_a_meta_gradient_that_is_not_finite_skips_the_step_and_is_counted(tmp_pa
 
     watch, module = Watch(), small.module()
     small.trainer(tmp_path, Poison(), watch, max_epochs=1).fit(module, datamodule=small.data())
-    assert module.skipped_steps == 1
+    assert module.skips.skipped_steps == 1
     moved = [not torch.equal(before, after) for before, after in zip(watch.phi, watch.phi[1:], strict=False)]
     assert moved == [True, False, True, True, True]
 
@@ -231,6 +231,6 @@ def test_training_and_validation_run_on_a_gpu(tmp_path: Path) -> None:
     recorder = Recorder()
     module = small.module()
     small.trainer(tmp_path, recorder, accelerator="gpu", devices=1).fit(module, datamodule=small.data())
-    assert module.inner is not None
-    assert module.inner.theta.is_cuda
+    assert module.population.inner is not None
+    assert module.population.inner.theta.is_cuda
     assert recorder.curves[-1].is_cuda

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from l2l_lightning.core.rule import CoordinatewiseRule, RuleInput
+from l2l_lightning.core.coordinates import CoordinateLayout
+from l2l_lightning.core.rule import Rule, RuleInput
 from l2l_lightning.core.sampling import Coordinates, CoordinateSample
 from l2l_lightning.core.state import InnerState
+from l2l_lightning.core.unroll import PlainTape
 
 BLOCK = 2**17  # rows (problems x coordinates) times steps of one block
 
@@ -44,19 +46,21 @@ def slopes(grads: Tensor, weights: Tensor) -> Tensor:
 
 
 def replay(
-    rule: CoordinatewiseRule,
+    rule: Rule,
+    layout: CoordinateLayout,
     state: InnerState,
     losses: Tensor,
     grads: Tensor,
     weights: Tensor,
     sample: CoordinateSample | None,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The rule's parameters that its steps depend on, and the meta-gradient with respect to them.
+) -> dict[Tensor, Tensor]:
+    """The rule's parameters that its steps depend on, and the meta-gradient with respect to each.
 
     Beside the gradients it takes the memory of one block of coordinates, whatever n is.
 
     Args:
-        rule: a coordinatewise rule.
+        rule: a rule of scope "coordinate".
+        layout: of all coordinates.
         state: where the window started.
         losses: (U+1, B) at its points.
         grads: (U+1, B, n) at its points, or (U+1, B, m) of the sample's coordinates.
@@ -69,8 +73,11 @@ def replay(
     width = max(1, BLOCK // (problems * (points - 1)))
     for start in range(0, count, width):
         block = slice(start, start + width)
-        coordinates: Coordinates = block if sample is None else sample.coordinates[block]
-        steps = _take_steps(rule, state, coordinates, losses, grads[..., block])
+        if sample is None:
+            some = Coordinates(block, layout.cut(block))
+        else:
+            some = Coordinates(sample.coordinates[block], sample.layout.cut(block))
+        steps = _take_steps(rule, layout, state, some, losses, grads[..., block])  # (U, B, width)
         if not steps.requires_grad:  # coordinates of a rule without parameters
             continue
         slope = slopes(grads[..., block], weights)
@@ -79,23 +86,18 @@ def replay(
         for parameter, found in zip(phi, torch.autograd.grad(steps, phi, slope, allow_unused=True), strict=True):
             if found is not None:
                 total[parameter] = total[parameter] + found if parameter in total else found
-    return list(total), list(total.values())
+    return total
 
 
 def _take_steps(
-    whole: CoordinatewiseRule, state: InnerState, coordinates: Coordinates, losses: Tensor, grads: Tensor
+    rule: Rule, layout: CoordinateLayout, state: InnerState, some: Coordinates, losses: Tensor, grads: Tensor
 ) -> Tensor:
-    """The steps (U, B, m) of some coordinates, with a graph."""
-    rule, rule_state = whole.subset(state.rule, coordinates)
-    theta, taken = state.theta[..., coordinates], []
-    record = rule.record(rule_state, len(grads) - 1)
-    with torch.set_grad_enabled(record is None):
-        for t in range(len(grads) - 1):
-            inputs = RuleInput(theta, grads[t], losses[t], state.age + t)
-            if record is not None:
-                step = record(inputs)
-            else:
-                step, rule_state = rule(inputs, rule_state)
-                taken.append(step)
-            theta = theta + step
-    return torch.stack(taken) if record is None else record.steps()
+    """The updates (U, B, m) of some coordinates, with a graph."""
+    rule_state, theta, steps = rule.subset(state.rule, layout, some), state.theta[..., some.chosen], len(grads) - 1
+    fast = rule.tape(rule_state, some.layout, steps)
+    tape = fast or PlainTape(rule, rule_state)
+    with torch.set_grad_enabled(fast is None):
+        for t in range(steps):
+            inputs = RuleInput(theta, grads[t], losses[t], state.age + t, state.total, some.layout)
+            theta = theta + tape(inputs)  # (B, m)
+    return tape.updates()

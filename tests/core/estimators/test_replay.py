@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from l2l_lightning import rules
-from l2l_lightning.core import unroll as unrolling
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.estimators import backpropagation as backpropagating
 from l2l_lightning.core.estimators import replay as replaying
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
@@ -26,7 +26,7 @@ PROBLEMS = Problems(
     FromModule(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)), nn.MSELoss(), "x", "y").double()
 )
 N = PROBLEMS.layout.n  # 6 + 3 + 6 + 2
-WHOLE = CoordinateSample(torch.arange(N), torch.ones(N))
+WHOLE = CoordinateSample(torch.arange(N), torch.ones(N), PROBLEMS.layout)
 
 
 class Scaled(rules.LogAndSign):
@@ -109,28 +109,29 @@ def window(number=0, bad=None):
 def under_way(rule):
     """Problems of three ages, none at its start."""
     theta = PROBLEMS.draw(B, keyed_generator(1))
-    state = fresh_state(theta, rule.init_state(theta), {}, torch.full((B,), 1000))
+    state = fresh_state(theta, rule.init_state(theta, PROBLEMS.layout), {}, torch.full((B,), 1000))
     for number, passed in ((7, 0), (8, torch.tensor([0, 3, 11]))):
         with torch.no_grad():
-            state = unrolling.unroll(rule, PROBLEMS, state, window(number), Objective()).state
+            state = backpropagating.backpropagate(rule, PROBLEMS, state, window(number), Objective()).state
         state.age = state.age + passed
     return state
 
 
 def start(name):
     rule = RULES[name]().double()
-    rule.bind(PROBLEMS.layout)
     return rule, under_way(rule)
 
 
 def run(rule, state, objective=None, sample=None, seen=None):
-    return unrolling.unroll(rule, PROBLEMS, state, seen or window(), objective or Objective(), sample=sample)
+    return backpropagating.backpropagate(
+        rule, PROBLEMS, state, seen or window(), objective or Objective(), sample=sample
+    )
 
 
 def one_pass(rule, *arguments, **others):
     """With a graph of everything, by the rule's own ``forward``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rule, "record", lambda state, steps: None)
+        patch.setattr(rule, "tape", lambda state, layout, steps: None)
         return run(rule, *arguments, **others)
 
 
@@ -142,7 +143,7 @@ def meta_gradient(unrolled, rule):
 def in_blocks(patch, width):
     """Every later window is replayed in blocks of so many coordinates, if any."""
     if width is not None:
-        patch.setattr(unrolling, "ONE_PASS", 0)
+        patch.setattr(backpropagating, "ONE_PASS", 0)
         patch.setattr(replaying, "BLOCK", B * U * width)
 
 
@@ -209,9 +210,9 @@ def test_blocks_are_as_wide_as_they_may_be(sample, monkeypatch):
     taken = []
 
     class Watched(rules.Adam):
-        def subset(self, state, index):
-            taken.append(torch.arange(N)[index].tolist())
-            return super().subset(state, index)
+        def subset(self, state, layout, some):
+            taken.append(torch.arange(N)[some.chosen].tolist())
+            return super().subset(state, layout, some)
 
     rule = Watched(0.05, trainable=True).double()
     state = under_way(rule)
@@ -255,12 +256,10 @@ SAMPLED = ["lstm", "gru", "adam", "softmax mlp", "momentums", "two lstms"]
 @pytest.mark.parametrize("width", [None, 3])
 def test_a_sample_gives_the_weighted_sum_of_its_coordinates(name, width, monkeypatch):
     rule, state = start(name)
-    alone = torch.stack(
-        [
-            meta_gradient(run(rule, state, sample=CoordinateSample(torch.tensor([i]), torch.ones(1))), rule)
-            for i in range(N)
-        ]
-    )
+    single = [
+        CoordinateSample(torch.tensor([i]), torch.ones(1), PROBLEMS.layout.cut(slice(i, i + 1))) for i in range(N)
+    ]
+    alone = torch.stack([meta_gradient(run(rule, state, sample=sample), rule) for sample in single])
     torch.testing.assert_close(alone.sum(0), meta_gradient(run(rule, state), rule), rtol=1e-10, atol=1e-15)
     in_blocks(monkeypatch, width)
     for sample in samples(7, 5):
@@ -287,7 +286,7 @@ def test_the_mean_over_many_samples_is_the_whole_meta_gradient(name):
 @pytest.mark.parametrize(("second_order", "reason"), [(True, "and second_order do not"), (False, "Coupled does not")])
 def test_where_a_sample_makes_no_sense_one_sentence_says_so(second_order, reason):
     class Coupled(rules.UpdateRule):
-        def init_state(self, theta):
+        def init_state(self, theta, layout, generator=None):
             return {}
 
         def forward(self, inputs, state):
@@ -296,4 +295,4 @@ def test_where_a_sample_makes_no_sense_one_sentence_says_so(second_order, reason
     rule = lstm().double() if second_order else Coupled()
     state = under_way(rule)
     with pytest.raises(InputError, match=f"meta_coordinates .*{reason}[^\n]*\\.$"):
-        unrolling.unroll(rule, PROBLEMS, state, window(), Objective(), second_order, WHOLE)
+        backpropagating.backpropagate(rule, PROBLEMS, state, window(), Objective(), second_order, WHOLE)
