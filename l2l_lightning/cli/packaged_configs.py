@@ -6,11 +6,10 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile
 
-import l2l_lightning
 from l2l_lightning.cli import strict_yaml
 from l2l_lightning.core.errors import InputError
 
-_PACKAGE = Path(l2l_lightning.__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def packaged() -> dict[str, Path]:
