@@ -1,8 +1,6 @@
 """Every test starts from the same random state; real MNIST for those that need it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +22,24 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def _data_root(member: str, factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the file: $L2L_DATA, the project's data folder, or what the shared data unpack to."""
-    for candidate in (Path(os.environ.get("L2L_DATA", ROOT / "data")), ROOT / "data"):
-        if (candidate / member).is_file():
-            return candidate
-    prepare = ROOT.parent / "shared" / "data" / "prepare.py"
-    if not prepare.is_file():
-        pytest.skip(f"no {member} here: set L2L_DATA to a folder that holds it")
-    folder = factory.getbasetemp() / "data"
-    if not (folder / member).is_file():
-        subprocess.run([sys.executable, prepare, folder], check=True, capture_output=True)
-    return folder
+def _data_root(member: str) -> Path:
+    """The folder that holds the file: $L2L_DATA, else the project's data folder; without one the test is skipped."""
+    for folder in (os.environ.get("L2L_DATA"), ROOT / "data"):
+        if folder and Path(folder, member).is_file():
+            return Path(folder).resolve()
+    pytest.skip(f"no {member} in the project's data folder; set L2L_DATA to a folder that holds it")
 
 
 @pytest.fixture(scope="session")
-def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mnist_root() -> Path:
     """Folder that holds MNIST/raw."""
-    return _data_root("MNIST/raw/train-images-idx3-ubyte", tmp_path_factory)
+    return _data_root("MNIST/raw/train-images-idx3-ubyte")
 
 
 @pytest.fixture(scope="session")
-def cifar_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder that holds cifar-10-batches-py, a subset whose md5 is not the original's."""
-    return _data_root("cifar-10-batches-py/data_batch_1", tmp_path_factory)
+def cifar_root() -> Path:
+    """Folder that holds cifar-10-batches-py, possibly a subset whose md5 is not the original's."""
+    return _data_root("cifar-10-batches-py/data_batch_1")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The examples run: a sweep in small, by two processes at once, and the command line of a job array."""
+"""The examples run in a short form: the two trainings, a sweep by two processes at once, a job array's command line."""
 
 import contextlib
 import os
@@ -33,6 +33,25 @@ def start(folder: Path, said: str, *words: str) -> processes.ForkServerProcess:
     process = processes.FORKS.Process(target=sweep, args=(folder, folder / said, options), daemon=True)
     process.start()
     return process
+
+
+@pytest.mark.parametrize("example", ["from_scratch", "with_the_package"])
+def test_training_improves_the_learned_optimizer(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 of the 400 windows; the problems start at a mean loss of 10, the expected ||y||^2."""
+    monkeypatch.chdir(tmp_path)
+    run = runpy.run_path(str(EXAMPLES / f"{example}.py"))["main"]
+    (untrained, _), (trained, adam) = run(windows=1), run(windows=40)
+    assert 0 < adam < 1
+    assert trained < 0.2 * untrained
+    assert trained < 2
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_from_scratch_is_short_and_needs_torch_alone() -> None:
+    text = (EXAMPLES / "from_scratch.py").read_text()
+    assert len(text.splitlines()) <= 60
+    assert set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)) == {"torch"}
+    assert len((EXAMPLES / "with_the_package.py").read_text().splitlines()) < len(text.splitlines())
 
 
 def test_two_processes_work_on_one_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

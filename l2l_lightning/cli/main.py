@@ -1,6 +1,5 @@
 """``l2l fit | validate | test``: a LightningCLI."""
 
-import itertools
 import json
 import logging
 import os
@@ -196,9 +195,6 @@ def quiet_threads() -> None:
 def run(args: Sequence[str]) -> L2LCLI:
     """``l2l fit | validate | test`` with these arguments; what was built and run."""
     strict_yaml.install()
-    for option, value in itertools.pairwise(args):
-        if option == "--config" and Path(value).is_file():
-            strict_yaml.check_file(Path(value))
     return L2LCLI(
         MetaOptimizerModule,
         ProblemDataModule,

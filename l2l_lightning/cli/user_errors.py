@@ -11,9 +11,11 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from l2l_lightning.cli.packaged_configs import ConfigFile
 from l2l_lightning.core.errors import InputError, RunError
 from l2l_lightning.core.horizon import Horizon
 from l2l_lightning.core.objective import Objective
@@ -31,7 +33,13 @@ _NOISE = re.compile(
 
 
 class OneSentenceParser(LightningArgumentParser):
-    """Prints one sentence instead of the usage of some hundred options."""
+    """Prints one sentence instead of the usage of some hundred options; ``--config`` takes packaged names too."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Add the argument; every configuration option becomes a ``ConfigFile``."""
+        if kwargs.get("action") in ("config", ActionConfigFile):
+            kwargs["action"] = ConfigFile
+        return super().add_argument(*args, **kwargs)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse, and say in one sentence which numbers or values are out of any range."""

@@ -5,10 +5,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from l2l_lightning.cli import packaged_configs
 from l2l_lightning.cli.commands.base import (
     CommandParser,
     Run,
-    existing_file,
     load_rules,
     new_folder,
     publish,
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     options, further = parser.parse_known_args(arguments)
     refuse(further, "--model.rule", "--model.init_from")
 
-    config = existing_file(options.config, "--config")
+    config = packaged_configs.find(options.config)
     rules = load_rules(options.ckpt_path, options.allow)
     for word in options.rates:  # a mistake shows before the work
         for rule in rules.values():

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from l2l_lightning.cli import packaged_configs
 from l2l_lightning.cli.commands.base import (
     CommandParser,
     Run,
-    existing_file,
     folder_name,
     logged_in,
     measured,
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     options, further = parser.parse_known_args(arguments)
     refuse(further, f"--{options.key}")
 
-    configs = [existing_file(config, "--config") for config in options.config]
+    configs = [packaged_configs.find(config) for config in options.config]
     if len(set(options.values)) < len(options.values):
         raise InputError(f"--values: each value may be given once, got {' '.join(options.values)}.")
     folder = new_folder(options.output_dir, Path("logs") / "sweep" / configs[-1].stem)

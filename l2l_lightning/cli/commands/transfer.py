@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from l2l_lightning.cli import packaged_configs
 from l2l_lightning.cli.commands.base import (
     CommandParser,
     Run,
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str], run: Run) -> None:
 
     path = existing_file(options.ckpt_path, "--ckpt_path")
     rule = describe(checkpoint.load_rule(path, options.allow))  # as it was built, not as the file says
-    targets = {existing_file(config, "--to").stem: config for config in options.to}
+    configs = [packaged_configs.find(config, "--to") for config in options.to]
+    targets = {config.stem: config for config in configs}
     if len(targets) < len(options.to):
         raise InputError(f"--to: the targets need file names of their own, got {' '.join(options.to)}.")
     home = path.resolve().parent
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str], run: Run) -> None:
     for name, config in targets.items():
         print(f"\n{name}")
         own = ["--ckpt_path", str(path), "--model.rule", json.dumps(rule), *logged_in(folder, name)]
-        module = measured(run, ["test", "--config", config, *own, *further], name)
+        module = measured(run, ["test", "--config", str(config), *own, *further], name)
         results[name], coordinates[name] = module.results, module.problems.layout.n
         # After every target, so that a later mistake costs nothing.
         text = transfer_table({name: summarize(result) for name, result in results.items()}, coordinates)
