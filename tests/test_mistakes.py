@@ -43,6 +43,9 @@ def mistake(capsys: pytest.CaptureFixture, folder: Path, *arguments: str, comman
         (("--model.baselines.learning_rates", "[-1.0]"), "learning_rates must be a positive number, got -1.0"),
         (("--trainer.max_epochs", "many"), "trainer.max_epochs: must be of type int"),
         (("--num_threads", "0"), "num_threads: "),
+        (("--model.rule.init_args.hidden_size", "null"), "model.rule.init_args.hidden_size must not be null"),
+        (("--model.unroll", "null"), "model.unroll: must be of type int, got None"),
+        (("--data", "null"), "arguments are required: fit.data"),
         (("--config", "nosuch.yaml"), "nosuch.yaml"),
     ],
 )

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from l2l_lightning.cli.config_checks import check_files
 from l2l_lightning.core.errors import InputError, RunError
 from l2l_lightning.core.horizon import Horizon
 from l2l_lightning.core.objective import Objective
@@ -34,7 +35,8 @@ class OneSentenceParser(LightningArgumentParser):
     """Prints one sentence instead of the usage of some hundred options."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse, and say in one sentence which numbers or values are out of any range."""
+        """Check the configuration files and parse; numbers out of any range get one sentence, too."""
+        check_files(args[0] if args else ())
         try:
             return super().parse_args(*args, **kwargs)
         except OverflowError as error:

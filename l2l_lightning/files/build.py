@@ -47,7 +47,10 @@ class Known(NamedTuple):
         base = kind.__name__ if kind is not object else " or ".join(base.__name__ for base in self.bases)
         found = _imported(path, self.bases)
         if found is None and path in self.allow:
-            found = _import(path)
+            try:
+                found = import_class(path)
+            except ImportError as error:
+                raise InputError(f"the class {path} is allowed, but cannot be imported ({error})") from error
         if found is None:
             raise InputError(
                 f"it names the class {brief(path)[1:-1]}, which is no registered {base}; if you trust it, import it "
@@ -249,13 +252,17 @@ def _with_subclasses(base: type) -> Iterator[type]:
         yield from _with_subclasses(kind)
 
 
-def _import(path: str) -> type:
-    """The class of a path that the user allows."""
+def import_class(path: str) -> type:
+    """The class of a dotted path, imported.
+
+    Raises:
+        ImportError: if there is none.
+    """
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"the class {path} is allowed, but cannot be imported ({error})") from error
+    except (AttributeError, ValueError) as error:
+        raise ImportError(str(error)) from error
     if not isinstance(found, type):
-        raise InputError(f"{path} is allowed, but is no class")
+        raise ImportError(f"{path} is not a class")
     return found
