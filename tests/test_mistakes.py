@@ -104,7 +104,7 @@ def test_a_checkpoint_that_is_none_gets_one_sentence(
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     for name, sentence in (
         ("nosuch", "no checkpoint at"),
-        ("text", "is no checkpoint"),
+        ("text", "is not a checkpoint"),
         ("other", "not a checkpoint of"),
     ):
         said = mistake(capsys, tmp_path, "--ckpt_path", str(tmp_path / f"{name}.ckpt"), command=command)
@@ -122,7 +122,7 @@ class Malicious:
 def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     target = tmp_path / "written"
     torch.save({"state_dict": {}, checkpoint.KEY: Malicious(target)}, tmp_path / "bad.ckpt")
-    assert "is no checkpoint that can be read safely" in mistake(
+    assert "is not a checkpoint that can be read safely" in mistake(
         capsys, tmp_path, "--ckpt_path", str(tmp_path / "bad.ckpt")
     )
     assert not target.exists()

@@ -1,6 +1,7 @@
 """Checkpoints hold tensors and plain values only: loading one never runs code."""
 
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,38 +12,34 @@ from torch import Tensor, nn
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.files.build import Known, brief, instantiate
 from l2l_lightning.files.description import Description, describe, differences
-from l2l_lightning.files.untrusted import (
-    at_most,
-    check_archive,
-    check_finite,
-    check_saved,
-    check_tensors,
-    is_plain_dict,
-)
+from l2l_lightning.files.untrusted import at_most, check_described, check_finite
 from l2l_lightning.rules import PARTS
 from l2l_lightning.rules.base import UpdateRule
 
 KEY = "l2l_lightning"
 FORMAT = 2  # of checkpoints and exported rules; 1 named classes by their defining modules
+SAVED = ("rule", "seed", "windows", "baseline_rates", "processes")  # beside the format
 IGNORED = "the inner state in the checkpoint belongs to its own training and is ignored."
 LONGEST_REASON = 500  # characters of what a reader or a constructor says of a stranger's file
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A training checkpoint, its tensors on the CPU, without unpickling anything but tensors and plain values.
+    """A training checkpoint, its tensors on the CPU; unpickles nothing but tensors and plain values.
 
     Raises:
-        InputError: if the file is missing, is no checkpoint, or is not one of this project, wholly as it writes them.
+        InputError: if the file is missing or damaged, or is not a checkpoint of this project.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no checkpoint at {path}.")
     try:
-        with path.open("rb") as file:
-            check_archive(file)
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the bytes of a stranger's file make of the reader
-        raise InputError(f"{path} is no checkpoint that can be read safely: {_first_sentence(error)}") from error
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not compare checksums
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files make their readers fail in any way
+        raise InputError(f"{path} is not a checkpoint that can be read safely: {_first_sentence(error)}") from error
+    if damaged is not None:
+        raise InputError(f"{path} is damaged, in its part {damaged}.")
     saved_state(checkpoint, str(path))
     return checkpoint
 
@@ -167,19 +164,20 @@ def _shape_differences(saved: dict[str, Tensor], expected: dict[str, Tensor]) ->
 
 
 def saved_state(checkpoint: Any, name: str = "The checkpoint") -> dict[str, Any]:
-    """What MetaOptimizerModule wrote into a checkpoint.
+    """The entry of MetaOptimizerModule in a checkpoint.
 
     Raises:
-        InputError: if another program wrote it, or it holds what MetaOptimizerModule never writes.
+        InputError: if there is none, or parts of the checkpoint are missing.
     """
-    if not is_plain_dict(checkpoint) or KEY not in checkpoint:
+    saved = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(saved, dict):
         raise InputError(f"{name} is not a checkpoint of l2l_lightning: it was not written by `l2l fit`.")
-    check_tensors(checkpoint.get("state_dict"), f"{name}: state_dict")
-    saved = checkpoint[KEY]
-    if isinstance(saved, dict):
-        check_format(saved.get("format"), name)
-    check_saved(saved, name)
-    return checkpoint[KEY]
+    check_format(saved.get("format"), name)
+    missing = sorted({"state_dict", *SAVED} - {*checkpoint, *saved})
+    if missing:
+        raise InputError(f"{name} is damaged: it has no {missing[0]}.")
+    check_described(saved, name)
+    return saved
 
 
 def _first_sentence(error: Exception) -> str:
