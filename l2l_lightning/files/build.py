@@ -5,7 +5,6 @@ values. It imports nothing, a string in it stays a string, and every value must 
 signature asks for.
 """
 
-import collections.abc
 import importlib
 import inspect
 import math
@@ -21,8 +20,6 @@ from l2l_lightning.core.errors import InputError
 
 DEEPEST = 32
 MOST_VALUES = 100_000
-LISTS = (list, collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable)
-MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
 class Known(NamedTuple):
@@ -127,37 +124,27 @@ def class_paths(description: Any) -> Iterator[object]:
 
 def _fit(value: Any, hint: Any, known: Known) -> Any:
     """The value as an object of the annotated type."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint in (Any, object, inspect.Parameter.empty) or isinstance(hint, typing.TypeVar):
-        return _untyped(value, known)
-    if origin is typing.Annotated:
-        return _fit(value, arguments[0], known)
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return _fit_one(value, arguments, known)
-    if hint is None or hint is type(None):
-        fits = value is None
-    elif origin is Literal:
+    if origin is Literal:
         fits = any(value == choice and type(value) is type(choice) for choice in arguments)
-    elif hint in (bool, int, str):
+    elif hint in (bool, int, str, type(None)):
         fits = type(value) is hint and (hint is not int or -(2**63) <= value < 2**63)
     elif hint is float:
-        if type(value) in (int, float):
-            return float(value)
-        fits = False
-    elif hint is tuple or origin is tuple:
-        return _tuple(value, arguments, known)
-    elif hint in LISTS or origin in LISTS:
-        if isinstance(value, list | tuple):
-            return [_fit(item, (*arguments, Any)[0], known) for item in value]
-        fits = False
-    elif hint in MAPPINGS or origin in MAPPINGS:
-        if isinstance(value, dict):
-            key_hint, value_hint = arguments or (Any, Any)
-            return {_key(key, key_hint): _fit(item, value_hint, known) for key, item in value.items()}
-        fits = False
-    elif isinstance(hint, type) and isinstance(value, dict) and "class_path" in value:
+        if fits := type(value) in (int, float):
+            value = float(value)
+    elif origin in (list, Sequence):
+        if fits := isinstance(value, list | tuple):
+            value = [_fit(item, (*arguments, Any)[0], known) for item in value]
+    elif origin in (dict, Mapping):
+        if fits := isinstance(value, dict):
+            value = {key: _fit(item, (*arguments, Any, Any)[1], known) for key, item in value.items()}
+    elif hint in (Any, object) or not isinstance(hint, type):
+        return _untyped(value, known)  # the constructor checks plain values of other annotations itself
+    elif isinstance(value, dict) and "class_path" in value:
         return _object(value, hint, known)
-    elif is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+    elif isinstance(value, dict) and is_dataclass(hint):
         return _call(hint, value, known)
     else:
         fits = False
@@ -176,26 +163,8 @@ def _fit_one(value: Any, hints: Sequence[Any], known: Known) -> Any:
     raise _mismatch(value, Union[tuple(hints)])  # noqa: UP007, made at run time
 
 
-def _tuple(value: Any, hints: tuple[Any, ...], known: Known) -> tuple:
-    if not isinstance(value, list | tuple):
-        raise _mismatch(value, tuple)
-    each = hints if hints and hints[-1] is not ... else (*hints, Any)[:1] * len(value)
-    if len(each) != len(value):
-        raise _MismatchError(f"must have {len(each)} items, got {len(value)}")
-    return tuple(_fit(item, hint, known) for item, hint in zip(value, each, strict=True))
-
-
-def _key(key: Any, hint: Any) -> Any:
-    """JSON has strings as keys, where a dictionary may have had integers."""
-    if hint is int and isinstance(key, str) and key.removeprefix("-").isdecimal() and len(key) < 20:
-        return int(key)
-    if hint in (int, str) and type(key) is not hint:
-        raise _mismatch(key, hint)
-    return key
-
-
 def _untyped(value: Any, known: Known) -> Any:
-    """What an argument without annotation may be."""
+    """Plain values and known classes, for an argument without an annotation that says more."""
     if isinstance(value, dict):
         if "class_path" in value:
             return _object(value, object, known)
