@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.errors import InputError, first_words
 from l2l_lightning.files.build import import_class
 
 
@@ -56,7 +56,7 @@ def check_file(path: Path) -> None:
         where = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise InputError(f"{path} is not a configuration: {error.problem}{where}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # RecursionError: nested some hundred levels deep
-        raise InputError(f"{path} is not a configuration: {' '.join(str(error).split())}.") from error
+        raise InputError(f"{path} is not a configuration: {first_words(error)}.") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} is not a configuration, which has keys such as model, data and trainer.")
 
@@ -78,7 +78,10 @@ def check_nulls(config: Any, kind: type | None = None, where: str = "") -> None:
     if not isinstance(config, dict):
         return
     if "class_path" in config:
-        kind, config, where = import_class(config["class_path"]), config.get("init_args") or {}, f"{where}.init_args"
+        kind = None
+        with suppress(ImportError):  # the path may be that of a function that makes the object
+            kind = import_class(config["class_path"])
+        config, where = config.get("init_args") or {}, f"{where}.init_args"
     required = _never_none(kind) if kind else set()
     for name, value in config.items():
         if value is None and name in required:

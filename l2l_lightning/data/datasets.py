@@ -1,9 +1,7 @@
 """torchvision's classification datasets as whole tensors."""
 
-import importlib
 import inspect
 import pickle
-import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,8 @@ from torchvision.datasets import cifar
 from torchvision.datasets import utils as torchvision_files
 from torchvision.transforms.v2 import functional as transforms
 
-from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.errors import InputError, first_words
+from l2l_lightning.files.build import import_class
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -112,7 +111,7 @@ class ImageSource:
                 raise
             except Exception as error:
                 raise InputError(
-                    f"{self.name} could not be downloaded to {self.root!r} ({_one_line(error)}); put the files there "
+                    f"{self.name} could not be downloaded to {self.root!r} ({first_words(error)}); put the files there "
                     "by hand, or set the DataModule's root to the folder that holds them."
                 ) from error
 
@@ -129,8 +128,8 @@ class ImageSource:
             raise
         except Exception as error:  # a damaged file can make its reader fail in any way
             raise InputError(
-                f"There is no readable {self.name} in {self.root!r} ({_one_line(error)}); set the DataModule's root to "
-                "the folder that holds it, or its download to true."
+                f"There is no readable {self.name} in {self.root!r} ({first_words(error)}); set the DataModule's root "
+                "to the folder that holds it, or its download to true."
             ) from error
         classes = getattr(dataset, "classes", None)
         classes = [str(name) for name in classes] if isinstance(classes, list | tuple) else None
@@ -164,7 +163,7 @@ class ImageSource:
         except TypeError as error:
             if "argument" not in str(error):
                 raise
-            raise InputError(f"data.dataset_args do not fit {self.name}: {_one_line(error)}.") from error
+            raise InputError(f"data.dataset_args do not fit {self.name}: {first_words(error)}.") from error
 
     def _tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
         labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
@@ -188,7 +187,7 @@ class ImageSource:
         except Exception as error:
             files = getattr(dataset, "samples", None)
             where = Path(files[index][0]).name if isinstance(files, list) else f"image {index}"
-            raise ValueError(f"{where}: {_one_line(error)}") from error
+            raise ValueError(f"{where}: {first_words(error)}") from error
 
     def _as_tensor(self, image: Any) -> Tensor:
         pixels = image if isinstance(image, Tensor) else transforms.pil_to_tensor(image)
@@ -196,17 +195,13 @@ class ImageSource:
 
 
 def _find(name: str) -> type:
-    module, _, kind = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module) if module else datasets, kind)
-        if not inspect.isclass(found):
-            raise AttributeError(f"{name} is no class")
-    except (ImportError, AttributeError) as error:
+        return import_class(name if "." in name else f"torchvision.datasets.{name}")
+    except ImportError as error:
         raise InputError(
             f"data.dataset: there is no {name}; give a name of torchvision.datasets, such as FashionMNIST, or an "
             "import path."
         ) from error
-    return found
 
 
 def _flaw(images: Tensor, labels: Tensor, classes: list[str] | None) -> str | None:
@@ -224,10 +219,3 @@ def _flaw(images: Tensor, labels: Tensor, classes: list[str] | None) -> str | No
         known = "labels start at 0" if classes is None else f"there are {len(classes)} classes, 0 to {len(classes) - 1}"
         return f"its labels go from {low} to {high}, but {known}"
     return None
-
-
-def _one_line(error: Exception) -> str:
-    """The error's own first sentence, after its name where the words say little alone."""
-    words = textwrap.shorten(" ".join(str(error).split()).partition(". ")[0], 200, placeholder=" ...")
-    telling = words and isinstance(error, OSError | RuntimeError | ValueError | TypeError | pickle.UnpicklingError)
-    return words if telling else f"{type(error).__name__} {words}".strip()

@@ -8,7 +8,6 @@ signature asks for.
 import importlib
 import inspect
 import math
-import reprlib
 import sys
 import types
 import typing
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, Literal, NamedTuple, Union
 
-from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.errors import InputError, brief, first_words
 
 DEEPEST = 32
 MOST_VALUES = 100_000
@@ -60,19 +59,6 @@ class Known(NamedTuple):
 
 class _MismatchError(InputError):
     """A value of the wrong type, where a union may have another for it."""
-
-
-def brief(thing: object) -> str:
-    """A short ``repr`` on one line, without control characters."""
-    try:
-        return " ".join(_REPR.repr(thing).split())
-    except ValueError:  # an integer of more digits than Python prints
-        return f"a huge {type(thing).__name__}"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 100
-_REPR.maxlevel = 2
 
 
 def check_plain(value: Any, name: str) -> None:
@@ -188,7 +174,7 @@ def _call(kind: type, arguments: Mapping[str, Any], known: Known) -> Any:
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise InputError(f"{kind.__name__}: {brief(str(error))[1:-1]}") from error
+        raise InputError(f"{kind.__name__}: {first_words(error)}") from error
     fitted = {}
     for name, value in arguments.items():
         try:
@@ -205,7 +191,7 @@ def _mismatch(value: Any, hint: Any) -> _MismatchError:
 
 def _imported(path: str, bases: tuple[type, ...]) -> type | None:
     """A base or subclass of this path that the program has already, the newest where a notebook defined it anew."""
-    found = [kind for base in bases for kind in _with_subclasses(base)]
+    found = [kind for base in bases for kind in with_subclasses(base)]
     for kind in reversed(found):
         if f"{kind.__module__}.{kind.__qualname__}" == path:
             return kind
@@ -214,11 +200,12 @@ def _imported(path: str, bases: tuple[type, ...]) -> type | None:
     return other if isinstance(other, type) and issubclass(other, bases) else None
 
 
-def _with_subclasses(base: type) -> Iterator[type]:
+def with_subclasses(base: type) -> Iterator[type]:
+    """A class and all its subclasses, direct and indirect, that are imported."""
     yield base
     kinds: list[type] = type.__subclasses__(base)
     for kind in kinds:
-        yield from _with_subclasses(kind)
+        yield from with_subclasses(kind)
 
 
 def import_class(path: str) -> type:
@@ -230,7 +217,7 @@ def import_class(path: str) -> type:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (AttributeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:  # the last two for odd dots
         raise ImportError(str(error)) from error
     if not isinstance(found, type):
         raise ImportError(f"{path} is not a class")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2l_lightning.core.errors import InputError
-from l2l_lightning.files.build import Known, brief, instantiate
+from l2l_lightning.core.errors import InputError, brief, first_words
+from l2l_lightning.files.build import Known, instantiate
 from l2l_lightning.files.description import Description, describe, differences
 from l2l_lightning.files.untrusted import at_most, check_described, check_finite
 from l2l_lightning.rules import PARTS
@@ -20,7 +20,6 @@ KEY = "l2l_lightning"
 FORMAT = 2  # of checkpoints and exported rules; 1 named classes by their defining modules
 SAVED = ("rule", "seed", "windows", "baseline_rates", "processes")  # beside the format
 IGNORED = "the inner state in the checkpoint belongs to its own training and is ignored."
-LONGEST_REASON = 500  # characters of what a reader or a constructor says of a stranger's file
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def read(path: str | Path) -> dict[str, Any]:
             damaged = archive.testzip()  # torch does not compare checksums
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make their readers fail in any way
-        raise InputError(f"{path} is not a checkpoint that can be read safely: {_first_sentence(error)}") from error
+        raise InputError(f"{path} is not a checkpoint that can be read safely: {first_words(error)}.") from error
     if damaged is not None:
         raise InputError(f"{path} is damaged, in its part {damaged}.")
     saved_state(checkpoint, str(path))
@@ -119,8 +118,7 @@ def build_rule(
         fits = not (shapes := _shape_differences(tensors, expected))
         rule = instantiate(description, UpdateRule, known) if fits else None
     except Exception as error:  # whatever a stranger's arguments make of a constructor
-        reason = " ".join(str(error).split()).rstrip(".")[:LONGEST_REASON]
-        raise InputError(f"{name}: its rule cannot be built: {reason or type(error).__name__}.") from error
+        raise InputError(f"{name}: its rule cannot be built: {first_words(error, 500)}.") from error
     if rule is None:
         raise InputError(f"{name}: its tensors do not fit its rule ({'; '.join(shapes)}).")
     check_finite(tensors, name)
@@ -178,8 +176,3 @@ def saved_state(checkpoint: Any, name: str = "The checkpoint") -> dict[str, Any]
         raise InputError(f"{name} is damaged: it has no {missing[0]}.")
     check_described(saved, name)
     return saved
-
-
-def _first_sentence(error: Exception) -> str:
-    sentence = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")[:LONGEST_REASON]
-    return f"{sentence if ' ' in sentence else 'its bytes are not those of one'}."

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.errors import InputError, first_words
 from l2l_lightning.files import checkpoint
-from l2l_lightning.files.build import brief, check_plain
+from l2l_lightning.files.build import check_plain
 from l2l_lightning.files.checkpoint import FORMAT
 from l2l_lightning.files.untrusted import check_described, check_finite
 from l2l_lightning.rules.base import UpdateRule
@@ -120,7 +120,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             description = json.loads((file.metadata() or {}).get(checkpoint.KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
     except Exception as error:  # whatever the bytes of a stranger's file make of the readers
-        raise InputError(f"{path} is no exported rule that can be read: {brief(str(error))[1:-1]}.") from error
+        raise InputError(f"{path} is not an exported rule that can be read: {first_words(error)}.") from error
     if not isinstance(description, dict) or not {"format", "rule", "sha256"} <= description.keys():
         raise InputError(f"{path} was not written by `l2l export`: its description is missing.")
     check_plain(description, f"{path}: its description")

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules import module as registrations
 
-from l2l_lightning.core.errors import InputError
-from l2l_lightning.files.build import brief, check_plain
+from l2l_lightning.core.errors import InputError, brief
+from l2l_lightning.files.build import check_plain
 
 
 def check_finite(tensors: dict[str, Tensor], name: str) -> None:
