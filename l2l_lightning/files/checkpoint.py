@@ -33,12 +33,11 @@ def read(path: str | Path) -> dict[str, Any]:
         raise InputError(f"There is no checkpoint at {path}.")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not compare checksums
+            if damaged := archive.testzip():  # torch does not compare checksums
+                raise zipfile.BadZipFile(f"its part {damaged} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make their readers fail in any way
         raise InputError(f"{path} is not a checkpoint that can be read safely: {first_words(error)}.") from error
-    if damaged is not None:
-        raise InputError(f"{path} is damaged, in its part {damaged}.")
     saved_state(checkpoint, str(path))
     return checkpoint
 
