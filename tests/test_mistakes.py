@@ -46,6 +46,9 @@ def mistake(capsys: pytest.CaptureFixture, folder: Path, *arguments: str, comman
         (("--model.baselines.learning_rates", "[-1.0]"), "learning_rates must be a positive number, got -1.0"),
         (("--trainer.max_epochs", "many"), "trainer.max_epochs: must be of type int"),
         (("--num_threads", "0"), "num_threads: "),
+        (("--model.rule.init_args.hidden_size", "null"), "model.rule.init_args.hidden_size must not be null"),
+        (("--model.unroll", "null"), "model.unroll: must be of type int, got None"),
+        (("--data", "null"), "arguments are required: fit.data"),
         (("--config", "nosuch.yaml"), "nosuch.yaml"),
     ],
 )
@@ -104,7 +107,7 @@ def test_a_checkpoint_that_is_none_gets_one_sentence(
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     for name, sentence in (
         ("nosuch", "no checkpoint at"),
-        ("text", "is no checkpoint"),
+        ("text", "is not a checkpoint"),
         ("other", "not a checkpoint of"),
     ):
         said = mistake(capsys, tmp_path, "--ckpt_path", str(tmp_path / f"{name}.ckpt"), command=command)
@@ -122,7 +125,7 @@ class Malicious:
 def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     target = tmp_path / "written"
     torch.save({"state_dict": {}, checkpoint.KEY: Malicious(target)}, tmp_path / "bad.ckpt")
-    assert "is no checkpoint that can be read safely" in mistake(
+    assert "is not a checkpoint that can be read safely" in mistake(
         capsys, tmp_path, "--ckpt_path", str(tmp_path / "bad.ckpt")
     )
     assert not target.exists()

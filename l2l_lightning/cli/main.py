@@ -22,9 +22,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
-from l2l_lightning.cli import strict_yaml, user_errors
+from l2l_lightning.cli import user_errors
 from l2l_lightning.cli.commands import compare, export, heatmap, inspect, plot, steps, sweep, transfer, weights
-from l2l_lightning.cli.nulls import check_nulls
+from l2l_lightning.cli.config_checks import check_nulls
 from l2l_lightning.cli.run_folder import CHECKPOINTS, claim_version, lock, newest_checkpoint, remove_empty, runs_with
 from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
@@ -194,7 +194,6 @@ def quiet_threads() -> None:
 
 def run(args: Sequence[str]) -> L2LCLI:
     """``l2l fit | validate | test`` with these arguments; what was built and run."""
-    strict_yaml.install()
     return L2LCLI(
         MetaOptimizerModule,
         ProblemDataModule,

@@ -5,8 +5,6 @@ import errno
 import inspect
 import re
 import sys
-import textwrap
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -15,12 +13,14 @@ from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from l2l_lightning.cli.config_checks import check_files
 from l2l_lightning.cli.packaged_configs import ConfigFile
-from l2l_lightning.core.errors import InputError, RunError
+from l2l_lightning.core.errors import InputError, RunError, first_words
 from l2l_lightning.core.horizon import Horizon
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.data import ProblemDataModule
 from l2l_lightning.evaluation.compare import Baselines
+from l2l_lightning.files.build import with_subclasses
 from l2l_lightning.optimizees import OptimizeeModule
 from l2l_lightning.rules import Preprocessing, UpdateRule
 from l2l_lightning.training.module import MetaOptimizerModule
@@ -42,7 +42,8 @@ class OneSentenceParser(LightningArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse, and say in one sentence which numbers or values are out of any range."""
+        """Check the configuration files and parse; numbers out of any range get one sentence, too."""
+        check_files(args[0] if args else ())
         try:
             return super().parse_args(*args, **kwargs)
         except OverflowError as error:
@@ -96,11 +97,6 @@ def _asks_too_much(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or _MEMORY.search(str(error)) is not None
 
 
-def first_words(error: BaseException) -> str:
-    """The beginning of what an error says, in one line."""
-    return textwrap.shorten(" ".join(str(error).split()), 150, placeholder=" ...") or type(error).__name__
-
-
 def condense(message: str) -> str:
     """jsonargparse's message as one line: the key, what was wrong with its value, and the nearest name that exists."""
     keys: list[str] = re.findall(r'Parser key "([^"]+)"', message)
@@ -133,7 +129,7 @@ def suggestion(word: str) -> str:
     """``; did you mean ...?`` with the most similar class or argument of this project, empty where none is similar."""
     owners: dict[str, str] = {}
     for base in (UpdateRule, OptimizeeModule, ProblemDataModule, Horizon, Preprocessing, Objective, Baselines):
-        for kind in (base, *_subclasses(base)):
+        for kind in with_subclasses(base):
             owners[kind.__name__] = ""
             owners |= dict.fromkeys(list(inspect.signature(kind).parameters), kind.__name__)
     owners |= dict.fromkeys(inspect.signature(MetaOptimizerModule).parameters, "model")
@@ -142,10 +138,3 @@ def suggestion(word: str) -> str:
         return ""
     owner = owners[nearest[0]]
     return f"; did you mean {nearest[0]}{f' (of {owner})' if owner else ''}?"
-
-
-def _subclasses(base: type) -> Iterator[type]:
-    kinds: list[type] = base.__subclasses__()
-    for kind in kinds:
-        yield kind
-        yield from _subclasses(kind)

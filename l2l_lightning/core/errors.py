@@ -1,5 +1,6 @@
 """The two exceptions that the command line prints as one sentence: what a user got wrong, and what ended a run."""
 
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 
 
@@ -9,6 +10,28 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """One sentence: why a run that was set up well cannot go on, such as a full disk, and what is left of it."""
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
+_REPR.maxlevel = 2
+
+
+def brief(value: object) -> str:
+    """A short ``repr`` on one line, without control characters."""
+    try:
+        return " ".join(_REPR.repr(value).split())
+    except ValueError:  # Python prints no integers of more than some thousand digits
+        return f"a huge {type(value).__name__}"
+
+
+def first_words(error: BaseException, most: int = 200) -> str:
+    """An exception's first sentence on one line, after the exception's name where the words alone say little."""
+    words = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+    words = "".join(letter if letter.isprintable() else "?" for letter in words)
+    words = words if len(words) <= most else f"{words[:most]} ..."
+    telling = " " in words and not isinstance(error, LookupError)
+    return words if telling else f"{type(error).__name__} {words}".strip()
 
 
 MOST = 10**12  # of anything that is counted: products of a few such numbers are still ones that torch understands
@@ -41,14 +64,7 @@ def _check_int(owner: object, least: int, most: int, kind: str, values: dict[str
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             limit = f" of at most {most:,}" if isinstance(value, int) and value > most else ""
-            raise InputError(f"{type(owner).__name__}: {name} must be {kind}{limit}, got {_shown(value)}.")
-
-
-def _shown(value: object) -> str:
-    """The value in few words; Python writes no integers of more than some thousand digits."""
-    if isinstance(value, int) and abs(value) >= 10**30:
-        return f"an integer of {value.bit_length()} bits"
-    return repr(value)
+            raise InputError(f"{type(owner).__name__}: {name} must be {kind}{limit}, got {brief(value)}.")
 
 
 def check_positive_ints(owner: object, count: int | None = None, **values: Sequence[int]) -> None:
@@ -56,7 +72,7 @@ def check_positive_ints(owner: object, count: int | None = None, **values: Seque
     for name, value in values.items():
         if not isinstance(value, Sequence) or isinstance(value, str) or (count is not None and len(value) != count):
             many = "a list of" if count is None else f"{count}"
-            raise InputError(f"{type(owner).__name__}: {name} must be {many} positive integers, got {value!r}.")
+            raise InputError(f"{type(owner).__name__}: {name} must be {many} positive integers, got {brief(value)}.")
         check_positive_int(owner, **{f"{name}[{i}]": item for i, item in enumerate(value)})
 
 
@@ -80,7 +96,7 @@ def _check_number(owner: object, kind: str, holds: Callable[[float], bool], valu
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not -LARGEST <= value <= LARGEST or not holds(value):
             limit = f" of at most {LARGEST}" if number and value > LARGEST else ""
-            raise InputError(f"{type(owner).__name__}: {name} must be {kind}{limit}, got {_shown(value)}.")
+            raise InputError(f"{type(owner).__name__}: {name} must be {kind}{limit}, got {brief(value)}.")
 
 
 def check_choice(owner: object, choices: Iterable[str], **values: str) -> None:
@@ -88,4 +104,4 @@ def check_choice(owner: object, choices: Iterable[str], **values: str) -> None:
     choices = list(choices)
     for name, value in values.items():
         if not isinstance(value, str) or value not in choices:
-            raise InputError(f"{type(owner).__name__}: {name} must be one of {', '.join(choices)}, got {value!r}.")
+            raise InputError(f"{type(owner).__name__}: {name} must be one of {', '.join(choices)}, got {brief(value)}.")

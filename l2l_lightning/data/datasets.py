@@ -1,24 +1,47 @@
 """torchvision's classification datasets as whole tensors."""
 
-import importlib
 import inspect
 import pickle
-import textwrap
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
+from torchvision.datasets import cifar
+from torchvision.datasets import utils as torchvision_files
 from torchvision.transforms.v2 import functional as transforms
 
-from l2l_lightning.core.errors import InputError
-from l2l_lightning.data.plain_pickles import plain_pickles
+from l2l_lightning.core.errors import InputError, first_words
+from l2l_lightning.files.build import import_class
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Reads numbers, text, containers and numpy arrays; a pickle that asks for anything else is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}".replace("._core.", ".core.") not in PICKLED_ARRAYS:
+            raise pickle.UnpicklingError(f"it holds code: {module}.{name}")
+        return super().find_class(module, name)
+
+
+PICKLED_ARRAYS = {"numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype", "_codecs.encode"}
+
+
+@contextmanager
+def replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value for an attribute of torchvision, which has no option for it, while the block runs."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 class ImagePart(NamedTuple):
@@ -88,7 +111,7 @@ class ImageSource:
                 raise
             except Exception as error:
                 raise InputError(
-                    f"{self.name} could not be downloaded to {self.root!r} ({_one_line(error)}); put the files there "
+                    f"{self.name} could not be downloaded to {self.root!r} ({first_words(error)}); put the files there "
                     "by hand, or set the DataModule's root to the folder that holds them."
                 ) from error
 
@@ -105,8 +128,8 @@ class ImageSource:
             raise
         except Exception as error:  # a damaged file can make its reader fail in any way
             raise InputError(
-                f"There is no readable {self.name} in {self.root!r} ({_one_line(error)}); set the DataModule's root to "
-                "the folder that holds it, or its download to true."
+                f"There is no readable {self.name} in {self.root!r} ({first_words(error)}); set the DataModule's root "
+                "to the folder that holds it, or its download to true."
             ) from error
         classes = getattr(dataset, "classes", None)
         classes = [str(name) for name in classes] if isinstance(classes, list | tuple) else None
@@ -132,14 +155,15 @@ class ImageSource:
                 chosen = {"split": part}
             else:
                 chosen, root = {}, str(Path(root) / part)
-        check = nullcontext() if self.check_md5 else patch("torchvision.datasets.utils.check_md5", return_value=True)
+        check = torchvision_files.check_md5 if self.check_md5 else lambda *_, **__: True
+        pickles = SimpleNamespace(load=lambda file, **how: PlainUnpickler(file, **how).load())
         try:
-            with check, plain_pickles():
+            with replaced(torchvision_files, "check_md5", check), replaced(cifar, "pickle", pickles):
                 return self.kind(root, **self.arguments, **chosen, **extra)
         except TypeError as error:
             if "argument" not in str(error):
                 raise
-            raise InputError(f"data.dataset_args do not fit {self.name}: {_one_line(error)}.") from error
+            raise InputError(f"data.dataset_args do not fit {self.name}: {first_words(error)}.") from error
 
     def _tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
         labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
@@ -163,7 +187,7 @@ class ImageSource:
         except Exception as error:
             files = getattr(dataset, "samples", None)
             where = Path(files[index][0]).name if isinstance(files, list) else f"image {index}"
-            raise ValueError(f"{where}: {_one_line(error)}") from error
+            raise ValueError(f"{where}: {first_words(error)}") from error
 
     def _as_tensor(self, image: Any) -> Tensor:
         pixels = image if isinstance(image, Tensor) else transforms.pil_to_tensor(image)
@@ -171,17 +195,13 @@ class ImageSource:
 
 
 def _find(name: str) -> type:
-    module, _, kind = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module) if module else datasets, kind)
-        if not inspect.isclass(found):
-            raise AttributeError(f"{name} is no class")
-    except (ImportError, AttributeError) as error:
+        return import_class(name if "." in name else f"torchvision.datasets.{name}")
+    except ImportError as error:
         raise InputError(
             f"data.dataset: there is no {name}; give a name of torchvision.datasets, such as FashionMNIST, or an "
             "import path."
         ) from error
-    return found
 
 
 def _flaw(images: Tensor, labels: Tensor, classes: list[str] | None) -> str | None:
@@ -199,10 +219,3 @@ def _flaw(images: Tensor, labels: Tensor, classes: list[str] | None) -> str | No
         known = "labels start at 0" if classes is None else f"there are {len(classes)} classes, 0 to {len(classes) - 1}"
         return f"its labels go from {low} to {high}, but {known}"
     return None
-
-
-def _one_line(error: Exception) -> str:
-    """The error's own first sentence, after its name where the words say little alone."""
-    words = textwrap.shorten(" ".join(str(error).split()).partition(". ")[0], 200, placeholder=" ...")
-    telling = words and isinstance(error, OSError | RuntimeError | ValueError | TypeError | pickle.UnpicklingError)
-    return words if telling else f"{type(error).__name__} {words}".strip()

@@ -5,11 +5,9 @@ values. It imports nothing, a string in it stays a string, and every value must 
 signature asks for.
 """
 
-import collections.abc
 import importlib
 import inspect
 import math
-import reprlib
 import sys
 import types
 import typing
@@ -17,12 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, Literal, NamedTuple, Union
 
-from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.errors import InputError, brief, first_words
 
 DEEPEST = 32
 MOST_VALUES = 100_000
-LISTS = (list, collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable)
-MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
 class Known(NamedTuple):
@@ -47,7 +43,10 @@ class Known(NamedTuple):
         base = kind.__name__ if kind is not object else " or ".join(base.__name__ for base in self.bases)
         found = _imported(path, self.bases)
         if found is None and path in self.allow:
-            found = _import(path)
+            try:
+                found = import_class(path)
+            except ImportError as error:
+                raise InputError(f"the class {path} is allowed, but cannot be imported ({error})") from error
         if found is None:
             raise InputError(
                 f"it names the class {brief(path)[1:-1]}, which is no registered {base}; if you trust it, import it "
@@ -60,19 +59,6 @@ class Known(NamedTuple):
 
 class _MismatchError(InputError):
     """A value of the wrong type, where a union may have another for it."""
-
-
-def brief(thing: object) -> str:
-    """A short ``repr`` on one line, without control characters."""
-    try:
-        return " ".join(_REPR.repr(thing).split())
-    except ValueError:  # an integer of more digits than Python prints
-        return f"a huge {type(thing).__name__}"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 100
-_REPR.maxlevel = 2
 
 
 def check_plain(value: Any, name: str) -> None:
@@ -124,37 +110,27 @@ def class_paths(description: Any) -> Iterator[object]:
 
 def _fit(value: Any, hint: Any, known: Known) -> Any:
     """The value as an object of the annotated type."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint in (Any, object, inspect.Parameter.empty) or isinstance(hint, typing.TypeVar):
-        return _untyped(value, known)
-    if origin is typing.Annotated:
-        return _fit(value, arguments[0], known)
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return _fit_one(value, arguments, known)
-    if hint is None or hint is type(None):
-        fits = value is None
-    elif origin is Literal:
+    if origin is Literal:
         fits = any(value == choice and type(value) is type(choice) for choice in arguments)
-    elif hint in (bool, int, str):
+    elif hint in (bool, int, str, type(None)):
         fits = type(value) is hint and (hint is not int or -(2**63) <= value < 2**63)
     elif hint is float:
-        if type(value) in (int, float):
-            return float(value)
-        fits = False
-    elif hint is tuple or origin is tuple:
-        return _tuple(value, arguments, known)
-    elif hint in LISTS or origin in LISTS:
-        if isinstance(value, list | tuple):
-            return [_fit(item, (*arguments, Any)[0], known) for item in value]
-        fits = False
-    elif hint in MAPPINGS or origin in MAPPINGS:
-        if isinstance(value, dict):
-            key_hint, value_hint = arguments or (Any, Any)
-            return {_key(key, key_hint): _fit(item, value_hint, known) for key, item in value.items()}
-        fits = False
-    elif isinstance(hint, type) and isinstance(value, dict) and "class_path" in value:
+        if fits := type(value) in (int, float):
+            value = float(value)
+    elif origin in (list, Sequence):
+        if fits := isinstance(value, list | tuple):
+            value = [_fit(item, (*arguments, Any)[0], known) for item in value]
+    elif origin in (dict, Mapping):
+        if fits := isinstance(value, dict):
+            value = {key: _fit(item, (*arguments, Any, Any)[1], known) for key, item in value.items()}
+    elif hint in (Any, object) or not isinstance(hint, type):
+        return _untyped(value, known)  # the constructor checks plain values of other annotations itself
+    elif isinstance(value, dict) and "class_path" in value:
         return _object(value, hint, known)
-    elif is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+    elif isinstance(value, dict) and is_dataclass(hint):
         return _call(hint, value, known)
     else:
         fits = False
@@ -173,26 +149,8 @@ def _fit_one(value: Any, hints: Sequence[Any], known: Known) -> Any:
     raise _mismatch(value, Union[tuple(hints)])  # noqa: UP007, made at run time
 
 
-def _tuple(value: Any, hints: tuple[Any, ...], known: Known) -> tuple:
-    if not isinstance(value, list | tuple):
-        raise _mismatch(value, tuple)
-    each = hints if hints and hints[-1] is not ... else (*hints, Any)[:1] * len(value)
-    if len(each) != len(value):
-        raise _MismatchError(f"must have {len(each)} items, got {len(value)}")
-    return tuple(_fit(item, hint, known) for item, hint in zip(value, each, strict=True))
-
-
-def _key(key: Any, hint: Any) -> Any:
-    """JSON has strings as keys, where a dictionary may have had integers."""
-    if hint is int and isinstance(key, str) and key.removeprefix("-").isdecimal() and len(key) < 20:
-        return int(key)
-    if hint in (int, str) and type(key) is not hint:
-        raise _mismatch(key, hint)
-    return key
-
-
 def _untyped(value: Any, known: Known) -> Any:
-    """What an argument without annotation may be."""
+    """Plain values and known classes, for an argument without an annotation that says more."""
     if isinstance(value, dict):
         if "class_path" in value:
             return _object(value, object, known)
@@ -216,7 +174,7 @@ def _call(kind: type, arguments: Mapping[str, Any], known: Known) -> Any:
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise InputError(f"{kind.__name__}: {brief(str(error))[1:-1]}") from error
+        raise InputError(f"{kind.__name__}: {first_words(error)}") from error
     fitted = {}
     for name, value in arguments.items():
         try:
@@ -233,7 +191,7 @@ def _mismatch(value: Any, hint: Any) -> _MismatchError:
 
 def _imported(path: str, bases: tuple[type, ...]) -> type | None:
     """A base or subclass of this path that the program has already, the newest where a notebook defined it anew."""
-    found = [kind for base in bases for kind in _with_subclasses(base)]
+    found = [kind for base in bases for kind in with_subclasses(base)]
     for kind in reversed(found):
         if f"{kind.__module__}.{kind.__qualname__}" == path:
             return kind
@@ -242,20 +200,25 @@ def _imported(path: str, bases: tuple[type, ...]) -> type | None:
     return other if isinstance(other, type) and issubclass(other, bases) else None
 
 
-def _with_subclasses(base: type) -> Iterator[type]:
+def with_subclasses(base: type) -> Iterator[type]:
+    """A class and all its subclasses, direct and indirect, that are imported."""
     yield base
     kinds: list[type] = type.__subclasses__(base)
     for kind in kinds:
-        yield from _with_subclasses(kind)
+        yield from with_subclasses(kind)
 
 
-def _import(path: str) -> type:
-    """The class of a path that the user allows."""
+def import_class(path: str) -> type:
+    """The class of a dotted path, imported.
+
+    Raises:
+        ImportError: if there is none.
+    """
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"the class {path} is allowed, but cannot be imported ({error})") from error
+    except (AttributeError, TypeError, ValueError) as error:  # the last two for odd dots
+        raise ImportError(str(error)) from error
     if not isinstance(found, type):
-        raise InputError(f"{path} is allowed, but is no class")
+        raise ImportError(f"{path} is not a class")
     return found

@@ -1,6 +1,7 @@
 """Checkpoints hold tensors and plain values only: loading one never runs code."""
 
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,41 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2l_lightning.core.errors import InputError
-from l2l_lightning.files.build import Known, brief, instantiate
+from l2l_lightning.core.errors import InputError, brief, first_words
+from l2l_lightning.files.build import Known, instantiate
 from l2l_lightning.files.description import Description, describe, differences
-from l2l_lightning.files.untrusted import (
-    at_most,
-    check_archive,
-    check_finite,
-    check_saved,
-    check_tensors,
-    is_plain_dict,
-)
+from l2l_lightning.files.untrusted import at_most, check_described, check_finite
 from l2l_lightning.rules import PARTS
 from l2l_lightning.rules.base import UpdateRule
 
 KEY = "l2l_lightning"
 FORMAT = 2  # of checkpoints and exported rules; 1 named classes by their defining modules
+SAVED = ("rule", "seed", "windows", "baseline_rates", "processes")  # beside the format
 IGNORED = "the inner state in the checkpoint belongs to its own training and is ignored."
-LONGEST_REASON = 500  # characters of what a reader or a constructor says of a stranger's file
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A training checkpoint, its tensors on the CPU, without unpickling anything but tensors and plain values.
+    """A training checkpoint, its tensors on the CPU; unpickles nothing but tensors and plain values.
 
     Raises:
-        InputError: if the file is missing, is no checkpoint, or is not one of this project, wholly as it writes them.
+        InputError: if the file is missing or damaged, or is not a checkpoint of this project.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no checkpoint at {path}.")
     try:
-        with path.open("rb") as file:
-            check_archive(file)
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the bytes of a stranger's file make of the reader
-        raise InputError(f"{path} is no checkpoint that can be read safely: {_first_sentence(error)}") from error
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch does not compare checksums
+                raise zipfile.BadZipFile(f"its part {damaged} is damaged")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files make their readers fail in any way
+        raise InputError(f"{path} is not a checkpoint that can be read safely: {first_words(error)}.") from error
     saved_state(checkpoint, str(path))
     return checkpoint
 
@@ -122,8 +117,7 @@ def build_rule(
         fits = not (shapes := _shape_differences(tensors, expected))
         rule = instantiate(description, UpdateRule, known) if fits else None
     except Exception as error:  # whatever a stranger's arguments make of a constructor
-        reason = " ".join(str(error).split()).rstrip(".")[:LONGEST_REASON]
-        raise InputError(f"{name}: its rule cannot be built: {reason or type(error).__name__}.") from error
+        raise InputError(f"{name}: its rule cannot be built: {first_words(error, 500)}.") from error
     if rule is None:
         raise InputError(f"{name}: its tensors do not fit its rule ({'; '.join(shapes)}).")
     check_finite(tensors, name)
@@ -167,21 +161,17 @@ def _shape_differences(saved: dict[str, Tensor], expected: dict[str, Tensor]) ->
 
 
 def saved_state(checkpoint: Any, name: str = "The checkpoint") -> dict[str, Any]:
-    """What MetaOptimizerModule wrote into a checkpoint.
+    """The entry of MetaOptimizerModule in a checkpoint.
 
     Raises:
-        InputError: if another program wrote it, or it holds what MetaOptimizerModule never writes.
+        InputError: if there is none, or parts of the checkpoint are missing.
     """
-    if not is_plain_dict(checkpoint) or KEY not in checkpoint:
+    saved = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(saved, dict):
         raise InputError(f"{name} is not a checkpoint of l2l_lightning: it was not written by `l2l fit`.")
-    check_tensors(checkpoint.get("state_dict"), f"{name}: state_dict")
-    saved = checkpoint[KEY]
-    if isinstance(saved, dict):
-        check_format(saved.get("format"), name)
-    check_saved(saved, name)
-    return checkpoint[KEY]
-
-
-def _first_sentence(error: Exception) -> str:
-    sentence = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")[:LONGEST_REASON]
-    return f"{sentence if ' ' in sentence else 'its bytes are not those of one'}."
+    check_format(saved.get("format"), name)
+    missing = sorted({"state_dict", *SAVED} - {*checkpoint, *saved})
+    if missing:
+        raise InputError(f"{name} is damaged: it has no {missing[0]}.")
+    check_described(saved, name)
+    return saved

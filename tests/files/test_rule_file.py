@@ -75,7 +75,7 @@ def test_a_truncated_file_is_refused(file: Path) -> None:
     whole = file.read_bytes()
     for length in (0, 5, 100, len(whole) - 1):
         file.write_bytes(whole[:length])
-        with pytest.raises(InputError, match="is no exported rule that can be read"):
+        with pytest.raises(InputError, match="is not an exported rule that can be read"):
             rule_file.load(file)
 
 

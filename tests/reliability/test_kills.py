@@ -134,7 +134,9 @@ def test_a_damaged_last_checkpoint_is_left_aside_for_the_one_before_it(
     previous = checkpoint.read(last.with_name("previous.ckpt"))
     os.utime(last.with_name("best.ckpt"), (0, 0))
     damage(last, how)
-    with pytest.warns(UserWarning, match=r"last\.ckpt is no checkpoint that can be read safely.* before it is taken"):
+    with pytest.warns(
+        UserWarning, match=r"last\.ckpt is not a checkpoint that can be read safely.* before it is taken"
+    ):
         small.l2l("fit", tmp_path, "--ckpt_path", "last")
     assert f"Restoring states from the checkpoint path at {last.with_name('previous.ckpt')}" in caplog.text
     assert previous["global_step"] < checkpoint.read(last)["global_step"]

@@ -150,70 +150,11 @@ def test_no_command_runs_code(tmp_path: Path, way: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    "key", ["rule", "seed", "baseline_rates", "windows", "trained_on", "processes", "skipped_steps"]
-)
-@pytest.mark.parametrize("junk", [{}, [], "text", -1.5, float("nan"), [[1]], {"a": 1}, {1: 2, "a": 3}, torch.ones(2)])
-def test_a_key_of_another_type_is_refused(tmp_path: Path, key: str, junk: Any) -> None:
-    good = {("trained_on", "{}"), ("trained_on", "{'a': 1}"), ("baseline_rates", "{}"), ("baseline_rates", "{'a': 1}")}
-    if (key, str(junk)) in good:
-        return
-    content = strangers.saved()
-    content["l2l_lightning"][key] = junk
-    path = strangers.checkpoint(tmp_path / "bad.ckpt", content)
-    for read in (checkpoint.read, rule_file.load, rule_file.trained_on):
-        refused(lambda read=read: read(path), str(path), key)
-
-
-@pytest.mark.parametrize("key", ["state_dict", "l2l_lightning"])
-@pytest.mark.parametrize("junk", [None, [], "text", 3, torch.ones(2), {"x": None}, {3: torch.ones(2)}, {"rule": {}}])
-def test_a_part_of_another_type_is_refused(tmp_path: Path, key: str, junk: Any) -> None:
-    path = strangers.checkpoint(tmp_path / "bad.ckpt", strangers.saved() | {key: junk})
-    for read in (checkpoint.read, rule_file.load, rule_file.trained_on):
-        refused(lambda read=read: read(path), str(path))
-
-
-@pytest.mark.parametrize(
     "key", ["state_dict", "l2l_lightning", "rule", "seed", "baseline_rates", "processes", "windows"]
 )
 def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
     content = strangers.saved()
     (content if key in content else content["l2l_lightning"]).pop(key)
-    path = strangers.checkpoint(tmp_path / "bad.ckpt", content)
-    refused(lambda: checkpoint.read(path), str(path))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"theta": torch.zeros(8)},
-        {"theta": torch.zeros(8, 3, dtype=torch.long)},
-        {"theta": [1.0]},
-        {"age": torch.zeros(7, dtype=torch.long)},
-        {"age": torch.zeros(8)},
-        {"lifetime": None},
-        {"diverged": torch.zeros(8)},
-        {"rule": None},
-        {"rule": {"h0": 3}},
-        {"instance": [torch.zeros(8, 3)]},
-        {"more": 1},
-    ],
-    ids=str,
-)
-def test_an_inner_state_of_the_wrong_kind_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    content = strangers.saved()
-    content["l2l_lightning"]["processes"][0]["inner"] |= change
-    path = strangers.checkpoint(tmp_path / "bad.ckpt", content)
-    refused(lambda: checkpoint.read(path), str(path), "inner")
-
-
-@pytest.mark.parametrize(
-    "process",
-    [{}, {"inner": None}, {"inner": None, "totals": {}}, {"inner": None, "totals": {"resets": -1}}, {"totals": None}],
-    ids=str,
-)
-def test_what_a_process_never_saves_is_refused(tmp_path: Path, process: dict[str, Any]) -> None:
-    content = strangers.saved()
-    content["l2l_lightning"]["processes"].append(process)
     path = strangers.checkpoint(tmp_path / "bad.ckpt", content)
     refused(lambda: checkpoint.read(path), str(path))
 
@@ -274,23 +215,6 @@ def test_phi_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
 def test_parameters_that_no_rule_has_are_refused(tmp_path: Path, names: dict[str, torch.Tensor]) -> None:
     path = strangers.rule_file(tmp_path / "bad.safetensors", strangers.described()[1] | names)
     refused(lambda: rule_file.load(path), "do not fit its rule")
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        torch.ones(2, 2).to_sparse(),
-        torch.empty(1, device="meta"),
-        torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
-        torch.zeros(1).expand(10**9),
-        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
-    ],
-    ids=["sparse", "meta", "quantized", "expanded", "nested"],
-)
-def test_tensors_that_are_no_plain_ones_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
-    content = strangers.saved()
-    content["state_dict"]["rule.head_weight"] = tensor
-    refused(lambda: checkpoint.read(strangers.checkpoint(tmp_path / "bad.ckpt", content)), "bad.ckpt")
 
 
 def test_parameters_that_share_memory_are_exported_one_by_one(tmp_path: Path) -> None:

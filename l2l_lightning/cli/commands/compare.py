@@ -16,7 +16,7 @@ from tqdm import tqdm
 from l2l_lightning.cli.commands.base import ALLOW, Run, load_rules
 from l2l_lightning.cli.run_folder import claim_version
 from l2l_lightning.cli.user_errors import OneSentenceParser
-from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.errors import InputError, brief
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split
@@ -27,7 +27,7 @@ from l2l_lightning.evaluation.report import comparison_table
 from l2l_lightning.evaluation.store import Store
 from l2l_lightning.evaluation.torch_contender import TorchOptimizer
 from l2l_lightning.files import rule_file
-from l2l_lightning.files.build import Known, brief, class_paths
+from l2l_lightning.files.build import Known, class_paths
 from l2l_lightning.files.description import without
 from l2l_lightning.optimizees import OptimizeeModule
 from l2l_lightning.rules import PARTS, HandmadeRule, UpdateRule

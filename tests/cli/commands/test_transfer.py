@@ -92,7 +92,7 @@ def test_the_rule_on_the_target_is_the_trained_one(trained: Path, tmp_path: Path
         ((), "the following arguments are required: --ckpt_path, --to"),
         (("--ckpt_path", "nowhere.ckpt", "--to", "a.yaml"), "--ckpt_path: there is no file nowhere.ckpt"),
         (("--ckpt_path", "{trained}", "--to", "nowhere.yaml"), "--to: there is no file nowhere.yaml"),
-        (("--ckpt_path", "{config}", "--to", "{config}"), "is no checkpoint that can be read safely"),
+        (("--ckpt_path", "{config}", "--to", "{config}"), "is not a checkpoint that can be read safely"),
         (("--ckpt_path", "{trained}", "--to", "{config}", "{config}"), "need file names of their own"),
         (("--ckpt_path", "{trained}", "--to", "{config}", "--output_dir", "{full}"), "exists already and is not empty"),
         (("--ckpt_path", "{trained}", "--to", "{config}", "--output_dir", "{full}/mine.txt/x"), "cannot be made"),
