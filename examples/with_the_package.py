@@ -5,7 +5,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from l2l_lightning import MetaOptimizerModule
-from l2l_lightning.core.horizon import FixedHorizon
+from l2l_lightning.core.horizon import FixedHorizon, Restarts
 from l2l_lightning.data import QuadraticDataModule
 from l2l_lightning.evaluation.compare import Baselines
 from l2l_lightning.optimizees import Quadratic
@@ -18,7 +18,7 @@ def main(windows: int = 400) -> tuple[float, float]:
     module = MetaOptimizerModule(
         rule=CoordinatewiseLSTM(layers=1, output_scale=0.1, preprocessing=Identity()),
         optimizee=Quadratic(dim=10),
-        horizon=FixedHorizon(100),
+        restarts=Restarts(FixedHorizon(100)),
         baselines=Baselines([Adam()], [0.01, 0.03, 0.1, 0.3, 1.0]),
         optimizer=lambda phi: torch.optim.Adam(phi, lr=0.01),
         lr_scheduler=lambda outer: CosineAnnealingLR(outer, windows),

@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 
 from l2l_lightning.core.coordinates import UNKNOWN, CoordinateLayout, Kind, tensor_kinds
 from l2l_lightning.core.errors import InputError, check_choice, check_non_negative, check_positive_int
+from l2l_lightning.core.pieces import Piece, chunks, downhill, stack, unstack
 from l2l_lightning.core.rule import RuleInput, Scope
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.files import rule_file
@@ -32,22 +33,6 @@ class _Kind(NamedTuple):
     rule: int
     device: torch.device
     dtype: torch.dtype
-
-
-class _Piece(NamedTuple):
-    """A parameter, or some of its coordinates.
-
-    Attributes:
-        param: the parameter.
-        part: its coordinates, None for all of them.
-    """
-
-    param: Tensor
-    part: slice | None = None
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """These coordinates of a flat tensor (*features, numel)."""
-        return tensor if self.part is None else tensor[..., self.part]
 
 
 class LearnedOptimizer(Optimizer):
@@ -205,7 +190,7 @@ class LearnedOptimizer(Optimizer):
 
     def _calls(
         self, kind: _Kind, params: list[Tensor], group_of: dict[Tensor, dict[str, Any]]
-    ) -> Iterator[list[list[_Piece]]]:
+    ) -> Iterator[list[list[Piece]]]:
         """What each call of a rule updates: rows of pieces, a row a problem of the rule's.
 
         Coordinates go in chunks of the same group and count of steps, tensors in stacks of the same shape and kind, and
@@ -217,7 +202,7 @@ class LearnedOptimizer(Optimizer):
             if not self.state[param]:
                 self._start(kind, param, scope)
         if scope == "problem":
-            yield [[_Piece(param) for param in params]]
+            yield [[Piece(param) for param in params]]
             return
         alike: tuple
         together: dict[tuple, list[Tensor]] = {}
@@ -229,11 +214,11 @@ class LearnedOptimizer(Optimizer):
             together.setdefault(alike, []).append(param)
         for some in together.values():
             if scope == "tensor":
-                yield [[_Piece(param)] for param in some]
+                yield [[Piece(param)] for param in some]
             else:
-                yield from ([chunk] for chunk in _chunks(some, self.chunk_size))
+                yield from ([chunk] for chunk in chunks(some, self.chunk_size))
 
-    def _layout(self, pieces: Sequence[_Piece]) -> CoordinateLayout:
+    def _layout(self, pieces: Sequence[Piece]) -> CoordinateLayout:
         params = [piece.param for piece in pieces]
         whole = CoordinateLayout(
             tuple(self._names[param] for param in params),
@@ -246,7 +231,7 @@ class LearnedOptimizer(Optimizer):
     def _start(self, kind: _Kind, param: Tensor, scope: Scope) -> None:
         """The state of a parameter that moves for the first time."""
         theta = param.detach().reshape(1, -1).to(kind.dtype)  # (1, n)
-        leaves = self._rule(kind).init_state(theta, self._layout([_Piece(param)]))
+        leaves = self._rule(kind).init_state(theta, self._layout([Piece(param)]))
         self.state[param][STEP] = torch.tensor(0)
         for name, leaf in leaves.items():
             # Leaves may share memory with theta or with each other, and are written in place.
@@ -271,14 +256,14 @@ class LearnedOptimizer(Optimizer):
         return self._placed[kind]
 
     def _update(
-        self, kind: _Kind, rows: list[list[_Piece]], group_of: dict[Tensor, dict[str, Any]], loss: Tensor | None
+        self, kind: _Kind, rows: list[list[Piece]], group_of: dict[Tensor, dict[str, Any]], loss: Tensor | None
     ) -> None:
         """One call of a rule on R rows of the same layout."""
         rule, layout = self._rule(kind), self._layout(rows[0])
         flat = {piece.param: piece.param.detach().reshape(-1) for row in rows for piece in row}  # views if contiguous
-        theta = _stack([[piece.of(flat[piece.param]) for piece in row] for row in rows]).to(kind.dtype)  # (R, n)
-        slopes = [[_downhill(piece, group_of[piece.param]["maximize"]) for piece in row] for row in rows]
-        grad = _stack(slopes).to(kind.dtype)  # (R, n)
+        theta = stack([[piece.of(flat[piece.param]) for piece in row] for row in rows]).to(kind.dtype)  # (R, n)
+        slopes = [[downhill(piece, group_of[piece.param]["maximize"]) for piece in row] for row in rows]
+        grad = stack(slopes).to(kind.dtype)  # (R, n)
         t = torch.stack([self._age(row) for row in rows]).to(kind.device, non_blocking=True)  # (R,)
         total = torch.full(t.shape, float(self.total_steps or 0), dtype=kind.dtype, device=kind.device)
         leaves = {piece.param: self._leaves(piece.param) for row in rows for piece in row}
@@ -287,12 +272,12 @@ class LearnedOptimizer(Optimizer):
             name: [[piece.of(own[name]) for piece in row if name in (own := leaves[piece.param])] for row in rows]
             for name in names
         }
-        state = {name: _stack(own, dim=-2) for name, own in views.items()}  # (*features, R, k)
+        state = {name: stack(own, dim=-2) for name, own in views.items()}  # (*features, R, k)
         losses = None if loss is None else loss.to(kind.dtype).expand(len(rows))
         moves = rule.step_(RuleInput(theta, grad, losses, t, total, layout), state)  # (R, n)
         for name, rows_of_leaf in views.items():
             if len(rows) > 1 or len(rows[0]) > 1:  # else the state was written where it lies
-                _unstack(rows_of_leaf, state[name], dim=-2)
+                unstack(rows_of_leaf, state[name], dim=-2)
         for row, move in zip(rows, moves, strict=True):
             for piece, own_move in zip(row, move.split(layout.sizes), strict=True):
                 rate = group_of[piece.param]["lr"]
@@ -300,7 +285,7 @@ class LearnedOptimizer(Optimizer):
                 if not piece.param.is_contiguous():
                     piece.param.copy_(flat[piece.param].view(piece.param.shape))
 
-    def _age(self, row: Sequence[_Piece]) -> Tensor:
+    def _age(self, row: Sequence[Piece]) -> Tensor:
         """The count of steps of a row; of the oldest parameter where they differ."""
         return max((self.state[piece.param][STEP] for piece in row), key=int)
 
@@ -349,29 +334,6 @@ def _rule_of(given: UpdateRule | str | Path, allow: Sequence[str]) -> UpdateRule
     return rule_file.load(given, allow)
 
 
-def _downhill(piece: _Piece, maximize: bool) -> Tensor:
-    """The gradient of what is to be minimised, flat."""
-    assert piece.param.grad is not None
-    grad = piece.of(piece.param.grad.reshape(-1))
-    return -grad if maximize else grad
-
-
-def _stack(rows: Sequence[Sequence[Tensor]], dim: int = 0) -> Tensor:
-    """Rows of flat pieces (*features, k_i) -> one tensor, (*features, R, k); a single piece stays where it lies."""
-    joined = [row[0] if len(row) == 1 else torch.cat(list(row), -1) for row in rows]
-    dim = joined[0].dim() + 1 + dim if dim < 0 else dim
-    return joined[0].unsqueeze(dim) if len(joined) == 1 else torch.stack(joined, dim)
-
-
-def _unstack(rows: Sequence[Sequence[Tensor]], stacked: Tensor, dim: int) -> None:
-    """Write a tensor that ``_stack`` made back into its pieces."""
-    pieces, values = [], []
-    for row, joined in zip(rows, stacked.unbind(dim), strict=True):
-        pieces += list(row)
-        values += joined.split([piece.shape[-1] for piece in row], -1)
-    torch._foreach_copy_(pieces, values)
-
-
 def _working_dtype(param: Tensor) -> torch.dtype:
     return torch.float64 if param.dtype == torch.float64 else torch.float32
 
@@ -389,21 +351,3 @@ def _all_finite(tensors: list[Tensor]) -> list[bool]:
         for place, finite in zip(places, extremes.isfinite().all(1).tolist(), strict=True):
             found[place] = finite
     return found
-
-
-def _chunks(params: list[Tensor], size: int) -> Iterator[list[_Piece]]:
-    """Small parameters together, large ones in parts of ``size``."""
-    small: list[_Piece] = []
-    count = 0
-    for param in params:
-        if param.numel() > size:
-            for start in range(0, param.numel(), size):
-                yield [_Piece(param, slice(start, start + size))]
-            continue
-        if count + param.numel() > size:
-            yield small
-            small, count = [], 0
-        small.append(_Piece(param))
-        count += param.numel()
-    if small:
-        yield small

@@ -1,9 +1,7 @@
 """What the parser does not check: files that cannot be read, duplicate keys, and ``null`` where a value must be."""
 
 import inspect
-import itertools
 import typing
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,18 +24,6 @@ class UniqueKeyLoader(yaml.SafeLoader):
                     raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
                 seen.add(key.value)
         return node
-
-
-def check_files(arguments: Sequence[str]) -> None:
-    """Check every file that a command line names after ``--config`` or ``-c``.
-
-    Raises:
-        InputError: for a file that cannot be read as a configuration, with the line where that shows.
-    """
-    words = [part for word in arguments for part in word.split("=", 1)]
-    for option, value in itertools.pairwise(words):
-        if option in ("--config", "-c") and Path(value).is_file():
-            check_file(Path(value))
 
 
 def check_file(path: Path) -> None:

@@ -30,6 +30,7 @@ from l2l_lightning.core.errors import InputError
 from l2l_lightning.data import ProblemDataModule
 from l2l_lightning.files import checkpoint
 from l2l_lightning.files.description import without
+from l2l_lightning.learned_optimizer import LearnedOptimizer  # noqa: F401, configurations name it as outer optimizer
 from l2l_lightning.training.atomic_checkpoint_io import AtomicCheckpointIO
 from l2l_lightning.training.callbacks import ComparisonReport, ContenderCurves, InnerStepsPerSecond
 from l2l_lightning.training.last_checkpoint import LastCheckpoint

@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile
 
-from l2l_lightning.cli import strict_yaml
+from l2l_lightning.cli.config_checks import check_file
 from l2l_lightning.core.errors import InputError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -48,5 +48,5 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = find(values)
-        strict_yaml.check_file(path)
+        check_file(path)
         super().__call__(parser, cfg, str(path), option_string)

@@ -13,7 +13,6 @@ from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from l2l_lightning.cli.config_checks import check_files
 from l2l_lightning.cli.packaged_configs import ConfigFile
 from l2l_lightning.core.errors import InputError, RunError, first_words
 from l2l_lightning.core.horizon import Horizon
@@ -42,8 +41,7 @@ class OneSentenceParser(LightningArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Check the configuration files and parse; numbers out of any range get one sentence, too."""
-        check_files(args[0] if args else ())
+        """Parse; numbers out of any range get one sentence, too."""
         try:
             return super().parse_args(*args, **kwargs)
         except OverflowError as error:
