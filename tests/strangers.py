@@ -80,23 +80,12 @@ def header_file(path: Path, header: bytes, body: bytes = b"", length: int | None
     return path
 
 
-def repacked(path: Path, pickled: bytes | None = None, compression: int = zipfile.ZIP_STORED, copies: int = 0) -> Path:
-    """The real checkpoint's archive with another pickle, another compression, or records that lie on each other."""
-    with zipfile.ZipFile(trained() / "rule.ckpt") as source, zipfile.ZipFile(path, "w", compression) as target:
+def repacked(path: Path, pickled: bytes) -> Path:
+    """The real checkpoint's archive with another pickle."""
+    with zipfile.ZipFile(trained() / "rule.ckpt") as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
-            target.writestr(name, pickled if pickled and name.endswith("data.pkl") else source.read(name))
-        large = max(target.filelist, key=lambda record: record.file_size)
-        for place in range(copies):
-            other = copy.copy(large)
-            other.filename = f"rule/data/copy{place}"
-            target.filelist.append(other)
+            target.writestr(name, pickled if name.endswith("data.pkl") else source.read(name))
     return path
-
-
-def real_pickle() -> bytes:
-    """The pickle in the real checkpoint's archive."""
-    with zipfile.ZipFile(trained() / "rule.ckpt") as source:
-        return next(source.read(name) for name in source.namelist() if name.endswith("data.pkl"))
 
 
 def pickled(thing: Any) -> bytes:
