@@ -9,10 +9,10 @@ from l2l_lightning.core.errors import InputError
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Split, keyed_generator
 from l2l_lightning.core.rule import RuleInput
-from l2l_lightning.core.state import fresh_state
+from l2l_lightning.core.state import check_rule_state, fresh_state
 from l2l_lightning.core.unroll import advance
 from l2l_lightning.core.window import Window
-from l2l_lightning.data.base import ProblemDataModule
+from l2l_lightning.data.base import ProblemDataModule, check_drawn
 from l2l_lightning.files.description import describe
 from l2l_lightning.optimizees.base import OptimizeeModule
 from l2l_lightning.rules import Adam, UpdateRule
@@ -142,6 +142,7 @@ def check_rule(rule: UpdateRule, steps: int = 5) -> None:
 
     Raises:
         AssertionError: what does not hold, in one sentence.
+        InputError: for leaves without the dimension of problems, or an argument that is not kept.
     """
     name = type(rule).__name__
     describe(rule)
@@ -201,13 +202,7 @@ def _check_rule_shapes(walk: _RuleWalk, name: str) -> None:
     assert isinstance(state, dict), (
         f"{name}.init_state must return a dictionary of tensors, got {type(state).__name__}."
     )
-    for leaf, value in state.items():
-        right = value.dim() >= 2 and value.shape[-2] == PROBLEMS
-        whole = right and (rule.scope != "coordinate" or value.shape[-1] <= theta.shape[-1])
-        assert whole, (
-            f"{name}.init_state: the leaf {leaf!r} must have shape (*features, B, n), features first, here (..., "
-            f"{PROBLEMS}, {theta.shape[-1]}), but has {tuple(value.shape)}."
-        )
+    check_rule_state(name, state, PROBLEMS)
     before = {leaf: value.clone() for leaf, value in state.items()}
     inputs = RuleInput(
         theta,
@@ -294,25 +289,20 @@ def check_data(data: ProblemDataModule, optimizee: OptimizeeModule) -> None:
 
     Raises:
         AssertionError: what does not hold, in one sentence.
+        InputError: for anything but two dictionaries of leaves of these shapes.
     """
     data.prepare_data()
     data.setup("fit")
     data.bind(optimizee)
-    name, count, points = type(data).__name__, data.problems, data.unroll + 1
+    name, count = type(data).__name__, data.problems
     torch.manual_seed(0)
     before = torch.get_rng_state()
     drawn = data.draw(keyed_generator(1), count)
-    pair = isinstance(drawn, tuple) and len(drawn) == 2 and all(isinstance(part, dict) for part in drawn)
-    assert pair, f"{name}.draw must return two dictionaries, instances and batches, got {type(drawn).__name__}."
+    check_drawn(data, drawn, count)
     assert torch.equal(before, torch.get_rng_state()), f"{name}.draw draws from torch's global generator."
     for part, again in zip(drawn, data.draw(keyed_generator(1), count), strict=True):
         same = part.keys() == again.keys() and all(torch.equal(leaf, again[key]) for key, leaf in part.items())
         assert same, f"{name}.draw draws from something else than its generator."
-    for part, lead, what in ((drawn[0], (count,), "(B, ...)"), (drawn[1], (points, count), "(U+1, B, ...)")):
-        for key, leaf in part.items():
-            assert leaf.shape[: len(lead)] == lead, (
-                f"{name}.draw: {key!r} must have shape {what}, here beginning with {lead}, got {tuple(leaf.shape)}."
-            )
     if drawn[1]:
         _check_stays_the_same_problem(data, optimizee, name)
 

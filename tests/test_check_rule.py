@@ -1,5 +1,7 @@
 """``check_rule`` and ``check_data`` pass what is right, and name each common mistake of a plug-in author."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -161,8 +163,8 @@ class FalseTensor(TensorRule):
 
 
 MISTAKES = {
-    WithoutProblems: r"the leaf 'm' must have shape \(\*features, B, n\)",
-    FeaturesLast: r"features first, here \(\.\.\., 3, 14\), but has \(3, 14, 2\)",
+    WithoutProblems: r"the leaf 'm' must have shape \(\*features, B, k\)",
+    FeaturesLast: r"features first, but has \(3, 14, 2\)",
     FalseScope: "its scope is 'coordinate', but an update depends on other coordinates",
     FalseTensorScope: "its scope is 'tensor', but an update depends on other tensors",
     ReturnsTheta: "seems to return the new theta",
@@ -179,7 +181,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("kind", MISTAKES, ids=lambda kind: kind.__name__)
 def test_a_rule_s_mistake_gets_a_sentence(kind):
-    with pytest.raises(AssertionError, match=MISTAKES[kind]) as caught:
+    with pytest.raises((AssertionError, InputError), match=MISTAKES[kind]) as caught:
         check_rule(kind())
     assert str(caught.value).split("\n")[0].endswith(".")
 
@@ -256,7 +258,7 @@ DATA_MISTAKES = {
 
 @pytest.mark.parametrize("kind", DATA_MISTAKES, ids=lambda kind: kind.__name__)
 def test_a_datamodule_s_mistake_gets_a_sentence(kind):
-    with pytest.raises(AssertionError, match=DATA_MISTAKES[kind]):
+    with pytest.raises((AssertionError, InputError), match=DATA_MISTAKES[kind]):
         check_data(kind(problems=4), Student())
 
 
@@ -272,3 +274,25 @@ def test_a_datamodule_s_mistake_gets_a_sentence(kind):
 )
 def test_what_is_right_passes(data, optimizee):
     check_data(data, optimizee)
+
+
+class Wrong(Student):
+    def forward(self, data):
+        return (data["x"] @ self.w.view(1, 5)).mean()  # shapes that do not fit
+
+
+def test_a_mistake_in_a_user_s_optimizee_has_its_file_and_line():
+    lines = Path(__file__).read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, 1) if "# shapes that do not fit" in text)
+    with pytest.raises(InputError, match=rf"\(test_check_rule\.py, line {line}\)$"):
+        check_data(Teachers(problems=4), Wrong())
+
+
+class Misspelt(Student):
+    def forward(self, data):
+        return (data["inputs"] @ self.w).mean()
+
+
+def test_data_that_are_not_there_are_named_with_file_and_line():
+    with pytest.raises(InputError, match=r"reads 'inputs' from its data \(test_check_rule\.py, line \d+\), but"):
+        check_data(Teachers(problems=4), Misspelt())

@@ -1,7 +1,10 @@
 """The two exceptions that the command line prints as one sentence: what a user got wrong, and what ended a run."""
 
 import reprlib
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -32,6 +35,15 @@ def first_words(error: BaseException, most: int = 200) -> str:
     words = words if len(words) <= most else f"{words[:most]} ..."
     telling = " " in words and not isinstance(error, LookupError)
     return words if telling else f"{type(error).__name__} {words}".strip()
+
+
+def user_line(error: BaseException) -> str:
+    """`` (mine.py, line 12)``: the innermost line of a user's own code behind an error; empty without one."""
+    package = str(Path(__file__).parents[1])
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((package, sys.base_prefix, sys.prefix, "<")):
+            return f" ({Path(frame.filename).name}, line {frame.lineno})"
+    return ""
 
 
 MOST = 10**12  # of anything that is counted: products of a few such numbers are still ones that torch understands

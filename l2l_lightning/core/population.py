@@ -13,7 +13,7 @@ from l2l_lightning.core.objective import Objective
 from l2l_lightning.core.problems import Problems
 from l2l_lightning.core.random import Stream
 from l2l_lightning.core.rule import Rule
-from l2l_lightning.core.state import InnerState, check_resumed, fresh_state, reset_problems
+from l2l_lightning.core.state import InnerState, check_resumed, check_rule_state, fresh_state, reset_problems
 from l2l_lightning.core.unroll import Unrolled
 from l2l_lightning.core.window import Window
 
@@ -105,6 +105,7 @@ class Population:
         copies = self.estimator.copies
         theta = theta.repeat(copies, 1)
         rule_state = self.rule.init_state(theta, self.problems.layout)
+        check_rule_state(type(self.rule).__name__, rule_state, len(theta))
         instance = window.repeat(copies).instance
         return fresh_state(theta, rule_state, instance, lifetime.repeat(copies), total.repeat(copies))
 

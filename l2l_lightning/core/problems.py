@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from l2l_lightning.core.coordinates import CoordinateLayout
-from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.errors import InputError, user_line
 from l2l_lightning.core.window import Data
 
 Evaluation = Callable[[Tensor, Data], tuple[Tensor, Tensor]]
@@ -74,14 +74,16 @@ class Problems:
         name = type(self.template).__name__
         try:
             losses = vmap(loss)(theta, data) if data else vmap(lambda theta: loss(theta, {}))(theta)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, InputError):
             raise
-        except (RuntimeError, IndexError) as error:  # IndexError: a label beyond the classes
+        except (RuntimeError, IndexError, ValueError) as error:  # IndexError: a label beyond the classes
             shapes = ", ".join(f"{key} {tuple(leaf.shape[1:])}" for key, leaf in data.items()) or "no data"
-            raise InputError(f"The optimizee {name} cannot be evaluated on {shapes}: {error}") from error
+            where = user_line(error)
+            raise InputError(f"The optimizee {name} cannot be evaluated on {shapes}: {error}{where}") from error
         except KeyError as missing:
             raise InputError(
-                f"The optimizee {name} reads {missing} from its data, but the DataModule provides {sorted(data)}."
+                f"The optimizee {name} reads {missing} from its data{user_line(missing)}, but the DataModule provides "
+                f"{sorted(data)}."
             ) from missing
         if losses.shape != theta.shape[:1]:
             raise InputError(

@@ -51,6 +51,20 @@ class InnerState:
         return InnerState(**{name: move(value) for name, value in vars(self).items()})  # type: ignore[arg-type]
 
 
+def check_rule_state(owner: str, state: RuleState, problems: int) -> None:
+    """Refuse a rule's state without the dimension of problems, which resets would spread over all of them.
+
+    Raises:
+        InputError: unless every leaf is a tensor (*features, B, k).
+    """
+    for name, leaf in state.items():
+        if leaf.dim() < 2 or leaf.shape[-2] != problems:
+            raise InputError(
+                f"{owner}.init_state: the leaf {name!r} must have shape (*features, B, k), here (..., {problems}, k), "
+                f"features first, but has {tuple(leaf.shape)}."
+            )
+
+
 def fresh_state(
     theta: Tensor, rule: RuleState, instance: Data, lifetime: Tensor, total: Tensor | None = None
 ) -> InnerState:

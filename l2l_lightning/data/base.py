@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from l2l_lightning.core.errors import check_non_negative_int, check_positive_int, check_seed
+from l2l_lightning.core.errors import InputError, check_non_negative_int, check_positive_int, check_seed
 from l2l_lightning.core.horizon import round_up
 from l2l_lightning.core.random import Split, Stream, keyed_generator
 from l2l_lightning.core.window import Data, Window
@@ -80,6 +80,27 @@ class _Windows(Dataset[Window]):
 
 def _as_is(window: Window) -> Window:
     return window
+
+
+def check_drawn(data: "ProblemDataModule", drawn: object, problems: int) -> None:
+    """Refuse what ``draw`` must not return.
+
+    Raises:
+        InputError: unless it is a pair of dictionaries, of instances (B, ...) and of batches (U+1, B, ...).
+    """
+    owner, points = type(data).__name__, data.unroll + 1
+    if not (isinstance(drawn, tuple) and len(drawn) == 2 and all(isinstance(part, dict) for part in drawn)):
+        raise InputError(
+            f"{owner}.draw must return two dictionaries, instances and batches, got one thing of type "
+            f"{type(drawn).__name__}."
+        )
+    for part, lead, shape in ((drawn[0], (problems,), "(B, ...)"), (drawn[1], (points, problems), "(U+1, B, ...)")):
+        for name, leaf in part.items():
+            if leaf.shape[: len(lead)] != lead:
+                raise InputError(
+                    f"{owner}.draw: {name!r} must have shape {shape}, here beginning with {lead}, got "
+                    f"{tuple(leaf.shape)}."
+                )
 
 
 class ProblemDataModule(L.LightningDataModule):
@@ -166,7 +187,9 @@ class ProblemDataModule(L.LightningDataModule):
             generator, problems = keyed_generator(Stream.DATA, split, self.seed, rank, index), self.problems
         else:
             generator, problems = keyed_generator(Stream.DATA, split, index), self.held_out_problems[split]
-        return Window(index, problems, self.unroll, *self.draw(generator, problems))
+        drawn = self.draw(generator, problems)
+        check_drawn(self, drawn, problems)
+        return Window(index, problems, self.unroll, *drawn)
 
     def train_dataloader(self) -> WindowStream:
         draw = partial(self.window, Split.TRAIN)
