@@ -110,6 +110,8 @@ def test_no_call_sees_more_coordinates_than_a_chunk_has():
     seen = []
 
     class Watching(SGD):
+        scope = "coordinate"
+
         def forward(self, inputs, state):
             seen.append(inputs.theta.shape[-1])
             return super().forward(inputs, state)

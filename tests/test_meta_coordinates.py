@@ -11,6 +11,8 @@ from torch import Tensor
 
 from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.core.errors import InputError
+from l2l_lightning.core.estimators import Backpropagation
+from l2l_lightning.core.sampling import sample_coordinates
 from l2l_lightning.core.state import RuleState
 from l2l_lightning.rules import CoordinatewiseGRU, CoordinatewiseLSTM, MultiscaleAdam, RuleInput, UpdateRule
 from l2l_lightning.training.module import MetaOptimizerModule
@@ -55,21 +57,22 @@ def test_as_many_as_there_are_train_as_without(tmp_path: Path, rule: str, count:
     whole, sampled = trained(tmp_path, rule), trained(tmp_path, rule, meta_coordinates=count)
     torch.testing.assert_close(sampled.rule.state_dict(), whole.rule.state_dict(), rtol=1e-5, atol=1e-6)
     assert whole.population.inner is not None
-    assert sampled.inner is not None
-    torch.testing.assert_close(sampled.inner.theta, whole.population.inner.theta, rtol=1e-4, atol=1e-5)
+    assert sampled.population.inner is not None
+    torch.testing.assert_close(sampled.population.inner.theta, whole.population.inner.theta, rtol=1e-4, atol=1e-5)
 
 
 def test_every_window_draws_anew_and_its_number_alone_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn: dict[int, list[int]] = {}
-    sample_of = MetaOptimizerModule._sample
+    window_of = Backpropagation.window
 
-    def watched(self, window):
-        found = sample_of(self, window)
+    def watched(self, rule, problems, inner, window, objective, state, generator):
+        again = torch.Generator().manual_seed(generator.initial_seed())
+        found = sample_coordinates(problems.layout, self.meta_coordinates, again)
         assert found.weight.tolist() == [1.5, 1.5]
         assert drawn.setdefault(window.number, found.coordinates.tolist()) == found.coordinates.tolist()
-        return found
+        return window_of(self, rule, problems, inner, window, objective, state, generator)
 
-    monkeypatch.setattr(MetaOptimizerModule, "_sample", watched)
+    monkeypatch.setattr(Backpropagation, "window", watched)
     for _ in range(2):
         trained(tmp_path, meta_coordinates=2)
     assert len(drawn) == 12
@@ -94,8 +97,8 @@ def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tmp_path: Path) -> 
     [
         ("0", "meta_coordinates must be a positive integer, got 0"),
         ("-1", "meta_coordinates must be a positive integer, got -1"),
-        ("many", "model.estimator.meta_coordinates: must be of type int"),
-        ("2.5", "model.estimator.meta_coordinates: must be of type int"),
+        ("many", "meta_coordinates: must be of type int"),
+        ("2.5", "meta_coordinates: must be of type int"),
     ],
 )
 def test_a_count_that_is_none_gets_one_sentence(

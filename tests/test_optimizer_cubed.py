@@ -89,8 +89,8 @@ def test_a_learned_outer_optimizer_steps_as_it_does_in_a_plain_loop(third: Path,
     for window in small.data().train_dataloader():
         plain.on_train_batch_start(window, 0)
         plain.windows += 1
-        walked = backpropagate(plain.rule, plain.problems, plain.inner, window, plain.objective)
-        plain.inner = walked.state
+        walked = backpropagate(plain.rule, plain.problems, plain.population.inner, window, plain.objective)
+        plain.population.inner = walked.state
         optimizer.zero_grad()
         walked.meta_loss.backward()
         optimizer.step()

@@ -15,7 +15,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from l2l_lightning.cli.packaged_configs import ConfigFile
 from l2l_lightning.core.errors import InputError, RunError, first_words
-from l2l_lightning.core.horizon import Horizon
+from l2l_lightning.core.estimators import Estimator
+from l2l_lightning.core.horizon import Horizon, Restarts
 from l2l_lightning.core.objective import Objective
 from l2l_lightning.data import ProblemDataModule
 from l2l_lightning.evaluation.compare import Baselines
@@ -126,7 +127,17 @@ _PLAIN_WORDS = (
 def suggestion(word: str) -> str:
     """``; did you mean ...?`` with the most similar class or argument of this project, empty where none is similar."""
     owners: dict[str, str] = {}
-    for base in (UpdateRule, OptimizeeModule, ProblemDataModule, Horizon, Preprocessing, Objective, Baselines):
+    for base in (
+        UpdateRule,
+        OptimizeeModule,
+        ProblemDataModule,
+        Horizon,
+        Preprocessing,
+        Objective,
+        Baselines,
+        Restarts,
+        Estimator,
+    ):
         for kind in with_subclasses(base):
             owners[kind.__name__] = ""
             owners |= dict.fromkeys(list(inspect.signature(kind).parameters), kind.__name__)

@@ -57,7 +57,7 @@ def test_two_windows_have_the_meta_gradient_of_ours(make):
     rule, problems = awake(CoordinatewiseLSTM(output_scale=0.1)), Problems(setting.optimizee)
     lstm = copy_of(rule)
     theta = problems.draw(setting.problems, torch.Generator().manual_seed(1))
-    hidden, instance = initial_state(lstm, theta), setting.window(0).instance
+    hidden, instance = lstm.init_state(theta), setting.window(0).instance
     state = fresh_state(theta, initial_state(rule, theta), instance, torch.full((setting.problems,), 100))
 
     for number in range(2):

@@ -170,7 +170,7 @@ model:
   unroll: 5
   rule: {class_path: mine.LearnedStep, init_args: {start: 0.002}}
   optimizee: {class_path: mine.Valley}
-  horizon: {class_path: FixedHorizon, init_args: {steps: 10}}
+  restarts: {horizon: {class_path: FixedHorizon, init_args: {steps: 10}}}
   optimizer: {class_path: Adam, init_args: {lr: 0.01}}
 data: {class_path: mine.Targets, init_args: {problems: 4, windows_per_epoch: 8, steps: 10}}
 trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false}

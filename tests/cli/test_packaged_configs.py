@@ -62,7 +62,7 @@ def test_every_form_of_the_option_finds_and_checks(
         main(["validate", *[word.format("quadratic_smoke") for word in words], "--print_config"])
     assert "windows_per_epoch: 10" in capsys.readouterr().out
     (empty / "twice.yaml").write_text("model: {unroll: 5}\nmodel: {unroll: 6}\n")
-    with pytest.raises(SystemExit, match=r"twice\.yaml is not a configuration: the key 'model' is there twice"):
+    with pytest.raises(SystemExit, match=r"twice\.yaml is not a configuration: duplicate key 'model' in line 2\.$"):
         main(["validate", *[word.format("twice.yaml") for word in words]])
 
 

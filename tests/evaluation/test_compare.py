@@ -60,7 +60,7 @@ def test_a_learned_rule_runs_at_its_best_rate_on_the_tuning_problems() -> None:
     windows = list(data.held_out_windows(Split.TEST))
     rule, rates = MultiscaleAdam(timescales=[[0.9, 0.999]], eta=123.0), [1e-3, 0.1, 10.0]
     comparison = HeldOutComparison(rule, problems, Baselines([Adam()], rates), rates)
-    running = comparison.start(windows[0], Split.TEST, data.held_out_windows(Split.TUNING))
+    running = comparison.start(windows[0], Split.TEST, data.steps, data.held_out_windows(Split.TUNING))
     for window in windows:
         running.advance(window)
     results = comparison.finish(running, Split.TEST, ())

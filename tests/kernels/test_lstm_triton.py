@@ -233,12 +233,15 @@ def test_nothing_imports_triton_on_a_cpu():
     script = """
 import sys, torch
 from l2l_lightning import LearnedOptimizer
+from l2l_lightning.core.coordinates import CoordinateLayout
 from l2l_lightning.kernels import lstm_triton
 from l2l_lightning.rules import CoordinatewiseLSTM, RuleInput
 assert "triton" not in sys.modules
 rule, grad = CoordinatewiseLSTM(), torch.ones(3)
 with torch.no_grad():
-    rule(seen(grad, grad, None, torch.tensor(0)), initial_state(rule, grad))
+    layout = CoordinateLayout.flat(3)
+    inputs = RuleInput(grad, grad, None, torch.tensor(0), torch.tensor(0.0), layout)
+    rule(inputs, rule.init_state(grad, layout))
 assert "triton" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -25,7 +25,7 @@ PLACES: dict[type, tuple[dict[str, Any], Path]] = {
     UpdateRule: ({}, ("model", "rule")),
     OptimizeeModule: ({}, ("model", "optimizee")),
     ProblemDataModule: ({}, ("data",)),
-    Horizon: ({}, ("model", "horizon")),
+    Horizon: ({}, ("model", "restarts", "horizon")),
     Objective: ({}, ("model", "objective")),
     Baselines: ({}, ("model", "baselines")),
     Preprocessing: ({"model.rule": LSTM}, ("model", "rule", "init_args", "preprocessing")),
@@ -41,7 +41,7 @@ ROUTES = {
 }
 PLAIN: dict[type, tuple[dict[str, Any], Path]] = {
     MetaOptimizerModule: ({}, ("model",)),
-    Stage: ({"model.restarts.horizon": STAGES}, ("model", "horizon", "init_args", "stages", 0)),
+    Stage: ({"model.restarts.horizon": STAGES}, ("model", "restarts", "horizon", "init_args", "stages", 0)),
     Route: ({"model.rule": ROUTES}, ("model", "rule", "init_args", "routes", 0)),
 }
 # Arguments that a class needs and that its annotations do not tell.

@@ -98,8 +98,7 @@ def test_two_processes_of_b_problems_train_as_one_of_2b(two: Path, tmp_path: Pat
         CoordinatewiseLSTM(layers=1, hidden_size=8, output_scale=0.1),
         Quadratic(dim=5),
         unroll=5,
-        horizon=small.FixedHorizon(20),
-        stagger=False,
+        restarts=small.Restarts(small.FixedHorizon(20), stagger=False),
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.01),
         seed=0,
     )
