@@ -78,7 +78,7 @@ def test_two_processes_work_on_one_sweep(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_trials_that_cannot_run_are_pruned(tmp_path: Path) -> None:
     """Here none can, and the sweep says that there is no best one."""
-    process = start(tmp_path, "said", "--trials", "2", "--model.restarts.max_loss", "-1")
+    process = start(tmp_path, "said", "--trials", "2", "--model.max_skipped_steps", "0")
     process.join(200)
     assert processes.status(process) == 1
     trials = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / 'sweep.db'}").trials
