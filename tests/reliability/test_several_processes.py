@@ -1,6 +1,7 @@
 """Meta-training over several processes: what they share, what they do not, and what becomes of a checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import processes
 import pytest
@@ -10,6 +11,7 @@ import torch
 from test_resume import assert_same_training, scalars
 from torch import Tensor
 
+from l2l_lightning.core.population import Draws, Population
 from l2l_lightning.core.random import Split, Stream, keyed_generator
 from l2l_lightning.core.state import InnerState
 from l2l_lightning.core.window import Window
@@ -64,13 +66,26 @@ class BothRanks(MetaOptimizerModule):
     def global_rank(self) -> int:
         return self.rank
 
-    def _fresh(self, window: Window, mask: Tensor) -> InnerState:
+    def __init__(self, *arguments: Any, **others: Any) -> None:
+        super().__init__(*arguments, **others)
+        self.population = BothPopulations(self)
+
+
+class BothPopulations(Population):
+    """Draws the first half of the problems as rank 0 does, the second as rank 1."""
+
+    def __init__(self, module: BothRanks) -> None:
+        super().__init__(module.problems, module.rule, module.estimator, module.restarts, module.unroll)
+        self.module = module
+
+    def _fresh(self, window: Window, mask: Tensor, number: int, draws: Draws) -> InnerState:
         parts = []
-        for self.rank, half in enumerate(mask.chunk(2)):
-            instance = {name: leaf.chunk(2)[self.rank] for name, leaf in window.instance.items()}
-            parts.append(super()._fresh(window._replace(problems=len(half), instance=instance), half))
+        for rank, half in enumerate(mask.chunk(2)):
+            self.module.rank = rank
+            instance = {name: leaf.chunk(2)[rank] for name, leaf in window.instance.items()}
+            parts.append(super()._fresh(window._replace(problems=len(half), instance=instance), half, number, draws))
         first, second = (part.state_dict() for part in parts)
-        self.rank = 0
+        self.module.rank = 0
 
         def join(name: str) -> dict[str, Tensor] | Tensor:
             if name == "rule":
